@@ -1,0 +1,1 @@
+"""Where jobs start. `base` is the seam; each other module or package is one backend."""

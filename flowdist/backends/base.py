@@ -1,0 +1,128 @@
+"""The seam between a run and what starts its jobs.
+
+A backend starts jobs, says how they are, ends them, and finds their logs. It does not know what a
+row is. Others
+can add one without touching this package: a class with these methods, named by an entry point of
+the group ``flowdist.backends``, and a plan class entered in `flowdist.plan.PLANS` under the same
+name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flowdist.errors import BackendError, nearest
+
+if TYPE_CHECKING:
+    from flowdist.plan import Plan, PlanSummary
+    from flowdist.preflight import Check
+    from flowdist.store import RunFiles
+
+
+class JobState(Enum):
+    """How a job is. Values are for people and JSON; `rank` gives the order."""
+
+    UNKNOWN = "unknown"
+    """The scheduler did not answer. Never taken for an end."""
+    PENDING = "pending"
+    """Submitted, not started."""
+    RUNNING = "running"
+    """Started, and heard of."""
+    DONE = "done"
+    """Ended by itself, with everything it was given committed."""
+    FAILED = "failed"
+    """Ended by an error of its own: the flow could not be loaded, the disk was full."""
+    TIMEOUT = "timeout"
+    """Ended at its time limit."""
+    OUT_OF_MEMORY = "out of memory"
+    """Ended for using more memory than it asked for."""
+    PREEMPTED = "preempted"
+    """Ended to make room for others."""
+    NODE_FAIL = "node failed"
+    """Its machine went away."""
+    CANCELLED = "cancelled"
+    """Ended because somebody asked for it."""
+    LOST = "lost"
+    """Ended without a word: its process is gone and left no result."""
+
+    @property
+    def ended(self) -> bool:
+        return self not in (JobState.UNKNOWN, JobState.PENDING, JobState.RUNNING)
+
+    @property
+    def rank(self) -> int:
+        return {JobState.UNKNOWN: 0, JobState.PENDING: 1, JobState.RUNNING: 2}.get(self, 3)
+
+    def after(self, polled: JobState) -> JobState:
+        """The state to believe once `polled` was seen: a late poll never moves a job backwards.
+
+        >>> JobState.DONE.after(JobState.RUNNING), JobState.PENDING.after(JobState.UNKNOWN)
+        (<JobState.DONE: 'done'>, <JobState.PENDING: 'pending'>)
+        """
+        return polled if polled.rank > self.rank else self
+
+
+@dataclass(frozen=True)
+class Handle:
+    """One launch of a run's jobs, as its backend knows it.
+
+    Attributes:
+        files: the run's.
+        attempt: the number of the launch.
+        jobs: the numbers of the jobs it starts.
+        started: what the backend recorded when it started them (process or scheduler ids); None
+            where it has not, or died before it could.
+    """
+
+    files: RunFiles
+    attempt: int
+    jobs: Sequence[int]
+    started: Mapping[str, Any] | None = field(default=None)
+
+
+class Backend(Protocol):
+    """What starts jobs. Methods raise `BackendError` with the scheduler's own words where it
+    refuses.
+    """
+
+    def check(self, plan: Plan, summary: PlanSummary) -> list[Check]:
+        """Preflight: what would keep this plan from running here."""
+
+    def launch(self, handle: Handle) -> Handle:
+        """Start the jobs; returns at once. The intent is on disk already."""
+
+    def poll(self, handle: Handle) -> dict[int, JobState]:
+        """The state of every job, with at most one question to the scheduler."""
+
+    def cancel(self, handle: Handle) -> None:
+        """Ask all jobs to end; they commit what they have."""
+
+    def logs(self, handle: Handle, job: int | None) -> list[Path]:
+        """Where the output of one job, or of all, is."""
+
+    def close(self) -> None:
+        """Free what the backend holds; running jobs are not touched."""
+
+
+def backend_named(kind: str) -> Backend:
+    """The backend for a kind of plan.
+
+    Raises:
+        BackendError: nothing installed provides it.
+    """
+    found = {entry.name: entry for entry in entry_points(group="flowdist.backends")}
+    name = kind.partition("-")[0]
+    entry = found.get(kind) or found.get(name)
+    if entry is None:
+        raise BackendError(
+            f"no backend is installed for plans of kind '{kind}'{nearest(kind, found)} "
+            f"(there are: {', '.join(sorted(found)) or 'none'}); is flowdist itself installed "
+            "with pip?"
+        )
+    made: Backend = entry.load()()
+    return made

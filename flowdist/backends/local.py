@@ -1,0 +1,164 @@
+"""Jobs on this machine: a detached process that goes on when the one that submitted ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from flowdist.backends.base import Handle, JobState
+from flowdist.clock import Clock, SystemClock
+from flowdist.errors import BackendError
+from flowdist.settings import host
+from flowdist.store import JobAttempt
+
+if TYPE_CHECKING:
+    from flowdist.plan import Plan, PlanSummary
+    from flowdist.preflight import Check
+
+# The launched process writes down who it is as the first thing it does.
+START_SECONDS = 60.0
+# Heartbeats of another machine that are older than this are of a process that is gone.
+SILENCE_SECONDS = 120.0
+
+
+class LocalBackend:
+    """Starts one process per launch, which runs all jobs.
+
+    Args:
+        clock: time and sleep.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+
+    def check(self, plan: Plan, summary: PlanSummary) -> list[Check]:
+        """Nothing beyond the common checks: the machine is this one."""
+        return []
+
+    def launch(self, handle: Handle) -> Handle:
+        files = handle.files
+        log = files.path(files.launch_log(handle.attempt))
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = str(files.directory.absolute())
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "flowdist.workers",
+                    "launch",
+                    directory,
+                    str(handle.attempt),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        started = self._wait_for_sign(handle, process)
+        # It is not our child to wait for: it may outlive this process, or end long before it.
+        process.returncode = process.returncode or 0
+        return replace(handle, started=started)
+
+    def _wait_for_sign(self, handle: Handle, process: subprocess.Popen[bytes]) -> Mapping[str, Any]:
+        files = handle.files
+        deadline = self._clock.monotonic() + START_SECONDS
+        while self._clock.monotonic() < deadline:
+            started = files.read_json(files.launch(handle.attempt))
+            if started is not None:
+                return started
+            if process.poll() is not None:
+                break
+            self._clock.sleep(0.01)
+        text = files.path(files.launch_log(handle.attempt)).read_text(errors="replace")
+        raise BackendError(
+            f"the process that runs the jobs did not start (exit code {process.poll()}):\n"
+            f"{text[-2000:].strip()}"
+        )
+
+    def poll(self, handle: Handle) -> dict[int, JobState]:
+        beats = {w.job: b for w, b in handle.files.beats(handle.attempt)}
+        alive = self._alive(handle, beats)
+        return {job: _state(beats.get(job), alive) for job in handle.jobs}
+
+    def _alive(self, handle: Handle, beats: Mapping[int, Mapping[str, Any]]) -> bool | None:
+        """Whether the launched process, or a job process of its, lives; None where that cannot be
+        known.
+        """
+        started = handle.started
+        if started is None:
+            intent = handle.files.read_json(handle.files.intent(handle.attempt)) or {}
+            recent = self._clock.time() - float(intent.get("time", 0.0)) < START_SECONDS
+            return None if recent else False
+        if started["host"] != host():
+            newest = max((float(b["time"]) for b in beats.values()), default=float(started["time"]))
+            return None if self._clock.time() - newest < SILENCE_SECONDS else False
+        processes = [(started["pid"], started["created"])]
+        processes += [(b["pid"], None) for b in beats.values() if b["state"] == "running"]
+        return any(_lives(pid, created) for pid, created in processes)
+
+    def cancel(self, handle: Handle) -> None:
+        handle.files.request_stop(handle.attempt, "cancelled", self._clock.time())
+        started = handle.started
+        if started is not None and started["host"] == host():
+            process = _process(started["pid"], started["created"])
+            if process is not None:
+                process.terminate()
+
+    def logs(self, handle: Handle, job: int | None) -> list[Path]:
+        files = handle.files
+        if job is not None:
+            own = files.path(files.log(JobAttempt(job, handle.attempt)))
+            return [own] if own.exists() else [files.path(files.launch_log(handle.attempt))]
+        names = [n for n in files.store.list("logs") if n.endswith(f"-{handle.attempt}.log")]
+        return [files.path(f"logs/{name}") for name in sorted(names, reverse=True)]
+
+    def close(self) -> None:
+        """Nothing is held: the process was detached at its start."""
+
+
+def _state(beat: Mapping[str, Any] | None, alive: bool | None) -> JobState:
+    said = None if beat is None else beat["state"]
+    if said == "done":
+        return JobState.DONE
+    if said == "failed":
+        return JobState.FAILED
+    if said == "stopped":
+        return JobState.CANCELLED
+    if alive is None:
+        return JobState.UNKNOWN if beat is None else JobState.RUNNING
+    if not alive:
+        return JobState.LOST
+    return JobState.PENDING if beat is None else JobState.RUNNING
+
+
+def _process(pid: int, created: float | None) -> psutil.Process | None:
+    """The process of that id, if it is the one that was started then (ids are used again)."""
+    try:
+        process = psutil.Process(pid)
+        if created is not None and abs(process.create_time() - created) > 1.0:
+            return None
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+    except psutil.Error:
+        return None
+    return process
+
+
+def _lives(pid: int, created: float | None) -> bool:
+    process = _process(pid, created)
+    if process is None:
+        return False
+    # Without a time of creation only the program can tell that the id was not used again.
+    if created is None:
+        try:
+            return "flowdist.workers" in process.cmdline()
+        except psutil.Error:
+            return False
+    return True

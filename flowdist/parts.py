@@ -1,0 +1,194 @@
+"""Parts: immutable Arrow files of results, and what their columns mean.
+
+A part is written once and committed by closing it: an Arrow file without its footer is a part whose
+writer died, and counts as not there. Columns: ``_row`` (number of the row, or of the group in a
+reduce), ``_status``, ``_attempts``, ``_seconds``, ``_error`` (JSON, null where the row is ok), then
+``stage.field``. The schema's metadata says which stages it is for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from flowdist.schema import unify_fields
+from flowdist.store import JobAttempt, RunFiles
+
+RECORD = ("_row", "_status", "_attempts", "_seconds", "_error")
+STATUS = ("ok", "failed", "skipped", "missing")
+OK, FAILED, SKIPPED, MISSING = range(4)
+# "rows", or the name of a reduce: which table of the run a part belongs to.
+TABLE_KEY = b"flowdist.table"
+
+
+@dataclass(frozen=True)
+class Clash:
+    """Two schemas whose field no column can hold together, by index in what was unified."""
+
+    field: str
+    first: int
+    second: int
+    first_type: pa.DataType
+    second_type: pa.DataType
+
+
+def unify(schemas: Sequence[pa.Schema]) -> pa.Schema | Clash:
+    """One schema that all of `schemas` can be cast to: fields united, types widened."""
+    fields: dict[str, pa.Field] = {}
+    origin: dict[str, int] = {}
+    seen: list[pa.Schema] = []
+    for index, schema in enumerate(schemas):
+        if any(schema.equals(known) for known in seen):
+            continue
+        seen.append(schema)
+        for field in schema:
+            known_field = fields.get(field.name)
+            if known_field is None:
+                fields[field.name], origin[field.name] = field, index
+                continue
+            united = unify_fields(known_field, field)
+            if united is None:
+                return Clash(field.name, origin[field.name], index, known_field.type, field.type)
+            if united.type != known_field.type:
+                origin[field.name] = index
+            fields[field.name] = united
+    ordered = sorted(fields.values(), key=lambda f: f.name not in RECORD)
+    return pa.schema(ordered)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with the columns of `schema`, in its order: cast where types differ, null where
+    absent.
+
+    Raises:
+        pa.ArrowInvalid: a value does not survive the cast (an int that no float holds exactly).
+    """
+    if table.schema.equals(schema):
+        return table
+    columns = []
+    for field in schema:
+        index = table.schema.get_field_index(field.name)
+        if index < 0:
+            columns.append(pa.nulls(table.num_rows, field.type))
+        elif table.schema.field(index).type.equals(field.type):
+            columns.append(table.column(index))
+        else:
+            columns.append(table.column(index).cast(field.type))
+    return pa.table(columns, schema=schema)
+
+
+def read_part(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None
+) -> pa.Table | None:
+    """A committed part, mapped and not copied; None where it is absent or was never finished."""
+    try:
+        with pa.memory_map(os.fspath(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+    except (pa.ArrowInvalid, FileNotFoundError, OSError):
+        return None
+    return table if columns is None else table.select(columns)
+
+
+class PartWriter:
+    """Collects the batches of one job and commits them as parts.
+
+    How often to commit is a trade of files against work lost when a whole job is killed: the pause
+    between commits is a tenth of the time since the start, at least `FIRST` and at most `LONGEST`
+    seconds. So a job loses at most about a tenth of its work, and a day-long job leaves about a
+    hundred files.
+    """
+
+    FIRST = 5.0
+    LONGEST = 1800.0
+    # Results in memory beyond this are committed at once.
+    BYTES = 256 << 20
+
+    def __init__(self, files: RunFiles, who: JobAttempt, table: str, started: float) -> None:
+        self._files = files
+        self._who = who
+        self._table = table
+        self._seq = 0
+        self._started = self._last = started
+        # With the position that each batch begins at.
+        self._batches: list[tuple[int, pa.RecordBatch]] = []
+        self._bytes = 0
+
+    def add(self, position: int, batches: Iterable[pa.RecordBatch]) -> None:
+        """Take the results of consecutive rows that begin at `position`."""
+        for batch in batches:
+            self._batches.append((position, batch))
+            self._bytes += batch.nbytes
+
+    def drop(self, first: int, stop: int) -> None:
+        """Forget the uncommitted results of positions `first` to `stop` (exclusive)."""
+        self._batches = [(p, b) for p, b in self._batches if not first <= p < stop]
+
+    @property
+    def pending(self) -> int:
+        return len(self._batches)
+
+    def due(self, now: float) -> bool:
+        """Whether it is time to commit."""
+        pause = min(max(self.FIRST, (now - self._started) / 10), self.LONGEST)
+        return bool(self._batches) and (self._bytes > self.BYTES or now - self._last >= pause)
+
+    def commit(self, now: float) -> None:
+        """Write what was added as one part, or as several where undeclared types clash."""
+        taken, self._batches, self._bytes = self._batches, [], 0
+        self._last = now
+        taken.sort(key=lambda pair: pair[0])
+        while taken:
+            taken = self._write(taken)
+
+    def _write(self, taken: list[tuple[int, pa.RecordBatch]]) -> list[tuple[int, pa.RecordBatch]]:
+        """Write the batches that agree with the first; return the others."""
+        rest: list[tuple[int, pa.RecordBatch]] = []
+        try:
+            tables = _agreed([b for _, b in taken])
+        except (TypeError, pa.ArrowInvalid):
+            # Types clash: what has exactly the first batch's schema goes first, the rest to other
+            # parts.
+            first = taken[0][1].schema
+            rest = [(p, b) for p, b in taken if not b.schema.equals(first)]
+            taken = [(p, b) for p, b in taken if b.schema.equals(first)]
+            tables = _agreed([b for _, b in taken])
+        path = self._files.path(self._files.part(self._who, self._seq))
+        self._seq += 1
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        schema = tables[0].schema.with_metadata({TABLE_KEY: self._table.encode()})
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            with pa.ipc.new_file(file, schema) as writer:
+                for joined in _joined([p for p, _ in taken], tables):
+                    writer.write_table(joined)
+            file.flush()
+            os.fsync(file.fileno())
+        return rest
+
+
+def _agreed(batches: Sequence[pa.RecordBatch]) -> list[pa.Table]:
+    """The batches as tables of one schema; TypeError or ArrowInvalid where there is none."""
+    schema = unify([b.schema for b in batches])
+    if isinstance(schema, Clash):
+        raise TypeError(schema.field)
+    return [conform(pa.Table.from_batches([b]), schema) for b in batches]
+
+
+def _joined(positions: Sequence[int], tables: Sequence[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of adjoining rows made one, so that slow rows do not make a batch each.
+
+    Only adjoining rows: batches that are ranges of rows can be put in order without copying them.
+    """
+    run: list[pa.Table] = []
+    expected = -1
+    for position, table in zip(positions, tables, strict=True):
+        if run and position != expected:
+            yield pa.concat_tables(run).combine_chunks()
+            run = []
+        run.append(table)
+        expected = position + table.num_rows
+    if run:
+        yield pa.concat_tables(run).combine_chunks()

@@ -1,0 +1,127 @@
+"""The pickled flow: what travels to workers, and how they know it is what was submitted.
+
+Functions of the project's own modules are pickled by value, so that editing a file changes nothing
+that is queued. A module is the project's own when it is neither part of Python nor installed in
+site-packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+import platform
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from flowdist.errors import PayloadError
+
+if TYPE_CHECKING:
+    from flowdist.flow import Program
+    from flowdist.store import RunFiles
+
+
+def dump_program(program: Program) -> bytes:
+    """Pickle a program by value. Raises whatever pickling raises; preflight explains it."""
+    with project_modules_by_value():
+        data: bytes = cloudpickle.dumps(program)
+    return data
+
+
+def describe(data: bytes) -> dict[str, Any]:
+    """What the manifest says about a payload: its digest and the versions that made it."""
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "versions": versions()}
+
+
+def load_program(files: RunFiles) -> Program:
+    """The program of a run, its digest checked against the manifest.
+
+    Raises:
+        PayloadError: the payload is not what was submitted, or this interpreter cannot load it.
+    """
+    said = files.manifest()["payload"]
+    data = files.store.get(files.FLOW)
+    if hashlib.sha256(data).hexdigest() != said["sha256"]:
+        raise PayloadError(
+            f"{files.path(files.FLOW)} is not the flow that was submitted (its digest differs from "
+            "the manifest's); it is not loaded. Submit the flow again"
+        )
+    try:
+        program: Program = pickle.loads(data)
+    except Exception as error:
+        raise PayloadError(
+            f"the flow cannot be loaded here: {type(error).__name__}: "
+            f"{error}{difference(said['versions'])}"
+        ) from error
+    return program
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide whether a payload can be loaded."""
+    from flowdist import __version__
+
+    return {
+        "python": platform.python_version(),
+        "flowdist": __version__,
+        "cloudpickle": cloudpickle.__version__,
+    }
+
+
+def difference(there: Mapping[str, str]) -> str:
+    """The clause that names the versions that differ from ours; empty where none does."""
+    here = versions()
+    differing = [
+        f"{name} {there[name]} when submitted, {here[name]} here"
+        for name in here
+        if name in there and there[name] != here[name]
+    ]
+    return f" ({'; '.join(differing)})" if differing else ""
+
+
+@contextlib.contextmanager
+def project_modules_by_value() -> Iterator[None]:
+    """While this is open, cloudpickle pickles the project's own modules by value."""
+    registered: list[ModuleType] = []
+    known = cloudpickle.list_registry_pickle_by_value()
+    try:
+        for name, module in list(sys.modules.items()):
+            if name not in known and is_project_module(module):
+                cloudpickle.register_pickle_by_value(module)
+                registered.append(module)
+        yield
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def is_project_module(module: ModuleType | None) -> bool:
+    """Whether a module is the user's own code: not Python's, not installed, not flowdist.
+
+    >>> import json, flowdist
+    >>> is_project_module(json), is_project_module(flowdist)
+    (False, False)
+    """
+    name = getattr(module, "__name__", None)
+    path = getattr(module, "__file__", None)
+    if not isinstance(module, ModuleType) or not name or not path or name == "__main__":
+        return False
+    # cloudpickle looks a module up by its name, so an alias in sys.modules cannot be registered.
+    if sys.modules.get(name) is not module or name.partition(".")[0] == "flowdist":
+        return False
+    resolved = Path(path).resolve()
+    return not any(resolved.is_relative_to(place) for place in _installed_places())
+
+
+def _installed_places() -> list[Path]:
+    paths = sysconfig.get_paths()
+    places = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    with contextlib.suppress(AttributeError):
+        places += [*site.getsitepackages(), site.getusersitepackages()]
+    return [Path(place).resolve() for place in dict.fromkeys(places)]

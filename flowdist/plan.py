@@ -1,0 +1,435 @@
+"""Plans: where and how a flow runs.
+
+A plan is a frozen, validated description: which backend (``kind``), how rows become chunks and
+jobs, how many workers a job has, and what a job may use. It starts nothing. The arithmetic over a
+grid is in :mod:`flowdist.layout`, what the two amount to for a reader in :mod:`flowdist.summary`.
+Every other kind of plan lives with its backend, which enters the class in :data:`PLANS`.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict, Unpack
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+
+from flowdist.errors import PlanError, nearest
+from flowdist.resources import (
+    Resources,
+    cores_available,
+    format_memory,
+    format_time,
+    parse_memory,
+)
+from flowdist.summary import PlanSummary, summarize
+
+__all__ = [
+    "PLANS",
+    "Local",
+    "Plan",
+    "PlanOptions",
+    "PlanSummary",
+    "local",
+    "plan_of",
+    "profile",
+    "summarize",
+]
+
+Within = Literal["processes", "sequential", "threads", "subprocess"]
+Dispatch = Literal["static", "queue"]
+
+# One and many of what a worker is.
+_WORKERS: Mapping[str, tuple[str, str]] = {
+    "processes": ("process", "processes"),
+    "threads": ("thread", "threads"),
+    "subprocess": ("subprocess", "subprocesses"),
+    "sequential": ("one row at a time", "one row at a time"),
+}
+
+
+def _count(value: object) -> int:
+    text = isinstance(value, str) and value.strip().isdecimal()  # from the environment
+    try:
+        number = int(str(value)) if text else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError("a whole number of 1 or more, or None")
+    return number
+
+
+def _columns(value: object) -> tuple[str, ...]:
+    names = () if value is None else (value,) if isinstance(value, str) else value
+    columns = tuple(names) if isinstance(names, Iterable) else (names,)
+    if all(isinstance(name, str) and name for name in columns):
+        if len(set(columns)) == len(columns):
+            return columns
+    raise ValueError("a column name, a list of different column names, or None")
+
+
+def _path(value: object) -> str:
+    if isinstance(value, (str, os.PathLike)) and (path := os.fspath(value)):
+        return str(path)
+    raise ValueError("a path, or None")
+
+
+Count = Annotated[int, BeforeValidator(_count)]
+Columns = Annotated[tuple[str, ...], BeforeValidator(_columns)]
+PathText = Annotated[str, BeforeValidator(_path)]
+
+
+class PlanOptions(TypedDict, total=False):
+    """The keywords that every plan's constructor takes; :class:`Plan` says what they mean."""
+
+    by: str | Sequence[str] | None
+    rows_per_chunk: int | None
+    chunks_per_job: int | None
+    target_jobs: int | None
+    workers: int | None
+    within: Within
+    dispatch: Dispatch
+    resources: Resources
+    cpus: int | None
+    memory: str | int | None
+    time: str | int | timedelta | None
+    gpus: int | None
+    root: str | os.PathLike[str] | None
+    threads_per_worker: int | None
+    fail_fast: bool
+    max_failures: int | None
+
+
+class Plan(BaseModel):
+    """What all plans have in common; people make one with a constructor such as :func:`local`.
+
+    Fields:
+        by: columns whose values make a group; a chunk never spans two groups.
+        rows_per_chunk: at most this many rows in a chunk. None: a whole group, or one row where
+            ``by`` is empty.
+        chunks_per_job: this many chunks in each job.
+        target_jobs: this many jobs, whose chunk counts differ by at most one. Not together with
+            ``chunks_per_job``.
+        workers: how many run at once in a job. None: as many as its cores allow at ``cpus`` each.
+        within: what a worker is: a process of a pool ("processes") or a thread ("threads"), which
+            share the rows of the job; a fresh process for each chunk ("subprocess"); or the job
+            itself, one row after another ("sequential").
+        dispatch: "static" assigns chunks to jobs at submit; with "queue" workers claim chunks when
+            they are ready.
+        resources: ``cpus`` of one worker; ``memory`` (bytes), ``time`` (seconds) and ``gpus`` of
+            one job. The constructor also takes the four directly; they win over ``resources``.
+        root: the directory of runs. None: $FLOWDIST_ROOT, or ./.flowdist/runs.
+        threads_per_worker: BLAS and OpenMP threads of a worker. None: the job's cores shared out
+            among its workers.
+        fail_fast: stop the run at the first failed row.
+        max_failures: stop the run at this many failed rows.
+
+    Raises:
+        PlanError: naming the field, the value and what is allowed.
+        ResourceError: the same for a resource.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    here: ClassVar[bool] = False
+    """Whether jobs run on the machine that submits, so that its cores and memory count."""
+
+    kind: str
+    by: Columns = ()
+    rows_per_chunk: Count | None = None
+    chunks_per_job: Count | None = None
+    target_jobs: Count | None = None
+    workers: Count | None = None
+    within: Within = "processes"
+    dispatch: Dispatch = "static"
+    resources: Resources = Resources()
+    root: PathText | None = None
+    threads_per_worker: Count | None = None
+    fail_fast: bool = False
+    max_failures: Count | None = None
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            kind = type(self).model_fields["kind"].default
+            name = _constructor(kind) if isinstance(kind, str) else "plan"
+            known = [*_own_fields(type(self)), *Resources.model_fields]
+            problems = (f"{name}: {_sentence(problem, known)}" for problem in error.errors())
+            raise PlanError("\n".join(problems)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_resources(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        direct = {name: fields[name] for name in Resources.model_fields if name in fields}
+        given = {} if fields.get("resources") is None else fields["resources"]
+        if not isinstance(given, (Resources, Mapping)):
+            return fields  # for the field's own check to refuse
+        asked = given.asked if isinstance(given, Resources) else given
+        rest = {name: value for name, value in fields.items() if name not in direct}
+        return {**rest, "resources": Resources(**{**asked, **direct})}
+
+    @model_validator(mode="after")
+    def _one_job_count(self) -> Self:
+        if self.chunks_per_job is not None and self.target_jobs is not None:
+            raise PlanError(
+                f"{_constructor(self.kind)}: chunks_per_job={self.chunks_per_job} and "
+                f"target_jobs={self.target_jobs} both say how many jobs there are; "
+                "give one of them and leave the other None"
+            )
+        return self
+
+    # What a kind of plan may know better ---------------------------------------------------------
+
+    def default_jobs(self, rows: int, workers: int) -> tuple[int, str]:
+        """How many jobs where the plan does not say, and the sentence that tells the user why.
+
+        Asked where there is no ``by``, and for a queue, in which no chunk belongs to a job.
+
+        >>> local().default_jobs(rows=1000, workers=2)
+        (1, 'one job: this machine runs all rows in one pool')
+        """
+        return 1, "one job: neither chunks_per_job nor target_jobs is given"
+
+    def jobs_running(self, jobs: int) -> int:
+        """How many of ``jobs`` run at the same time, as far as the plan decides that.
+
+        >>> local().jobs_running(8), local(jobs_at_once=4).jobs_running(8)
+        (1, 4)
+        """
+        return jobs
+
+    def job_cores(self, cores: int | None = None) -> int:
+        """How many of ``cores`` (None: those this process may use) one job has; at least 1.
+
+        >>> local(jobs_at_once=4).job_cores(16)
+        4
+        """
+        return cores or cores_available()
+
+    # What follows from the fields ----------------------------------------------------------------
+
+    def worker_count(self, cores: int | None = None) -> int:
+        """How many workers a job has, by :meth:`job_cores` where the plan leaves it open.
+
+        >>> local(workers=3).worker_count(), local(cpus=4).worker_count(cores=16)
+        (3, 4)
+        """
+        if self.within == "sequential":
+            return 1
+        if self.workers is not None:
+            return self.workers
+        return max(1, self.job_cores(cores) // self.cpus_per_worker)
+
+    @property
+    def cpus_per_worker(self) -> int:
+        """Cores that one worker, and so one row at a time, is meant to keep busy."""
+        return self.resources.cpus or 1
+
+    @property
+    def failure_limit(self) -> int | None:
+        """How many failed rows stop the run; None: however many fail, the others run.
+
+        >>> local(fail_fast=True).failure_limit, local().failure_limit
+        (1, None)
+        """
+        return 1 if self.fail_fast else self.max_failures
+
+    def threads(self, cores: int | None = None) -> int:
+        """How many BLAS and OpenMP threads each worker may use: a fair share of the job's cores.
+
+        >>> local(workers=4).threads(cores=16), local(threads_per_worker=1).threads(cores=16)
+        (4, 1)
+        """
+        share = max(1, self.job_cores(cores) // self.worker_count(cores))
+        return self.threads_per_worker or share
+
+    def describe(self, workers: int | None = None) -> str:
+        """The plan in a few words; ``workers`` fills in the count where the plan leaves it open.
+
+        >>> local(workers=2, by="tailnum").describe()
+        'local, 2 processes, by tailnum'
+        """
+        count = workers or self.workers
+        said = [self.kind, _WORKERS[self.within][count != 1]]
+        if count and self.within != "sequential":
+            said[1] = f"{count} {said[1]}"
+        if self.dispatch == "queue":
+            said.append("from a queue")
+        if self.by:
+            said.append(f"by {', '.join(self.by)}")
+        return ", ".join(said)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a dict that JSON holds; what is None is left out.
+
+        >>> local(by="subject", memory="8GB").to_json()["resources"]
+        {'memory': 8589934592}
+        """
+        # With the defaults: a later version may choose others, and a run keeps the plan it has.
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Plan:
+        """The plan that :meth:`to_json` wrote, of whatever kind it is.
+
+        Raises:
+            PlanError: no such kind, or a field that does not fit it.
+
+        >>> Plan.from_json({"kind": "local", "by": ["subject"], "resources": {"memory": "8GB"}})
+        local(by='subject', memory='8 GiB')
+        """
+        return _build(dict(data))
+
+    def __repr_name__(self) -> str:
+        return _constructor(self.kind)
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """The arguments that make this plan, for ``repr`` and for rich."""
+        for name in _own_fields(type(self)):
+            value = getattr(self, name)
+            if name == "resources":
+                yield from ((n, _readable(n, v)) for n, v in self.resources.asked.items())
+            elif value != type(self).model_fields[name].default:
+                one_column = name == "by" and len(value) == 1
+                yield name, value[0] if one_column else list(value) if name == "by" else value
+
+    def __str__(self) -> str:
+        return repr(self)
+
+
+class LocalOptions(PlanOptions, total=False):
+    """The keywords of :func:`local`."""
+
+    jobs_at_once: int | None
+
+
+class Local(Plan):
+    """Jobs on this machine, made by :func:`local`.
+
+    ``jobs_at_once``: how many run side by side. None: one, or all of them where they share a queue.
+    """
+
+    here: ClassVar[bool] = True
+
+    kind: Literal["local"] = "local"
+    jobs_at_once: Count | None = None
+
+    def default_jobs(self, rows: int, workers: int) -> tuple[int, str]:
+        if self.jobs_at_once and self.jobs_at_once > 1:
+            return self.jobs_at_once, f"{self.jobs_at_once} jobs: as many as jobs_at_once lets run"
+        return 1, "one job: this machine runs all rows in one pool"
+
+    def jobs_running(self, jobs: int) -> int:
+        return min(jobs, self.jobs_at_once or (jobs if self.dispatch == "queue" else 1))
+
+    def job_cores(self, cores: int | None = None) -> int:
+        side_by_side = self.jobs_running(self.target_jobs or self.jobs_at_once or 1)
+        return max(1, super().job_cores(cores) // side_by_side)
+
+
+PLANS: dict[str, type[Plan]] = {"local": Local}
+"""The kinds of plan by name; a backend's package adds its own."""
+
+
+def local(**options: Unpack[LocalOptions]) -> Local:
+    """Run on this machine; a submitted run goes on when the Python process ends.
+
+    Takes every field of :class:`Plan`, the resources ``cpus``, ``memory``, ``time`` and ``gpus``
+    directly, and ``jobs_at_once``: how many jobs run side by side. None: one, or all of them with
+    ``dispatch="queue"``.
+
+    Raises:
+        PlanError, ResourceError: naming the field, the value and what is allowed.
+
+    >>> local(by="subject", workers=2, memory="8GB")
+    local(by='subject', workers=2, memory='8 GiB')
+    >>> local(worker=2)
+    Traceback (most recent call last):
+    flowdist.errors.PlanError: local: there is no field 'worker'; did you mean 'workers'?
+    """
+    fields: dict[str, Any] = {**options}
+    return Local(**fields)
+
+
+def profile(name: str, **overrides: Any) -> Plan:
+    """The plan that a named profile describes, with ``overrides`` in place of its fields.
+
+    Raises:
+        ProfileError: no such profile, or its file cannot be read.
+        PlanError, ResourceError: its fields, or the overrides, make no plan.
+
+    >>> profile("small", by="subject").describe()
+    'local, one row at a time, by subject'
+    """
+    from flowdist.profiles import resolve
+
+    try:
+        return _build(dict(resolve(name, overrides).fields))
+    except PlanError as error:
+        raise PlanError(f"profile '{name}': {error}") from None
+
+
+def plan_of(plan: Plan | str, **overrides: Any) -> Plan:
+    """A plan from a plan or the name of a profile, with ``overrides`` in place of its fields.
+
+    >>> plan_of(local(by="subject"), workers=2)
+    local(by='subject', workers=2)
+    """
+    if isinstance(plan, str):
+        return profile(plan, **overrides)
+    if not isinstance(plan, Plan):
+        raise PlanError(
+            f"{plan!r} is not a plan; "
+            "give what a constructor such as local() returns, or the name of a profile"
+        )
+    return type(plan)(**{**dict(plan), **overrides}) if overrides else plan
+
+
+def _build(fields: dict[str, Any]) -> Plan:
+    kind = fields.get("kind", "local")
+    if kind not in PLANS:
+        help_ = nearest(str(kind), PLANS) or f"; the kinds are {', '.join(PLANS)}"
+        raise PlanError(f"there is no plan of kind {kind!r}{help_}")
+    return PLANS[kind](**fields)
+
+
+# Pydantic's kinds of error, for which its own words would not say what to give instead.
+_GIVE: Mapping[str, str] = {
+    "bool_parsing": "True or False",
+    "bool_type": "True or False",
+    "model_type": "Resources(...) or a dict of cpus, memory, time, gpus",
+    "string_type": "a string",
+}
+
+
+def _sentence(problem: Any, known: Sequence[str]) -> str:
+    """One sentence for one of pydantic's errors: the field, the value, what is allowed."""
+    field, value = ".".join(map(str, problem["loc"][:1])), problem["input"]
+    context = problem.get("ctx", {})
+    if problem["type"] == "extra_forbidden":
+        help_ = nearest(field, known) or f"; the fields are {', '.join(known)}"
+        return f"there is no field '{field}'{help_}"
+    if problem["type"] == "missing":
+        return f"{field} is missing"
+    if problem["type"] == "literal_error":
+        return f"{field}={value!r} is not allowed; give {context['expected']}"
+    give = str(context["error"]) if "error" in context else _GIVE.get(problem["type"])
+    return f"{field}={value!r} is not allowed; " + (f"give {give}" if give else problem["msg"])
+
+
+def _own_fields(plan: type[Plan]) -> list[str]:
+    return [name for name in plan.model_fields if name != "kind"]
+
+
+def _constructor(kind: str) -> str:
+    return str(kind).replace("-", "_")
+
+
+def _readable(resource: str, value: int) -> str | int:
+    """A resource as people write it, unless that would round it."""
+    if resource == "memory" and value and parse_memory(text := format_memory(value)) == value:
+        return text
+    return format_time(value) if resource == "time" else value

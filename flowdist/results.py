@@ -1,0 +1,315 @@
+"""Reading what a run has produced: one row per grid row, whatever died on the way.
+
+Parts are mapped, put in order without copying where they allow it, and joined with the grid. Rows
+that appear more than once (after a resume, or from a worker that was thought dead) are taken once:
+an ok result before a failed one, then the latest attempt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flowdist.artifacts import ARTIFACT_TYPE, Artifact
+from flowdist.errors import TypeClash
+from flowdist.parts import (
+    FAILED,
+    MISSING,
+    RECORD,
+    STATUS,
+    TABLE_KEY,
+    Clash,
+    conform,
+    read_part,
+    unify,
+)
+from flowdist.store import JobAttempt, RunFiles
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+As = Literal["pandas", "polars", "arrow"]
+Clashes = Literal["raise", "text"]
+# The columns of a row's record that `errors="keep"` shows.
+KEPT = ("_status", "_error", "_attempts", "_seconds")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows by how they ended."""
+
+    ok: int
+    failed: int
+    skipped: int
+    missing: int
+
+
+def load_parts(
+    files: RunFiles, table: str, columns: Sequence[str] | None = None
+) -> list[tuple[int, pa.Table]]:
+    """Committed parts of one table of the run, as (attempt, rows), ordered by their first row."""
+    found = []
+    for name in files.parts():
+        part = read_part(files.path(name))
+        if part is None or not part.num_rows:
+            continue
+        if (part.schema.metadata or {}).get(TABLE_KEY) != table.encode():
+            continue
+        part = part.replace_schema_metadata(None)
+        attempt = JobAttempt.of(name.split("/")[-1]).attempt
+        # A part may hold batches from several workers: each is in order, so they are put in order
+        # apart.
+        for batch in part.to_batches():
+            piece = pa.Table.from_batches([batch])
+            found.append((attempt, piece if columns is None else piece.select(columns)))
+    return sorted(found, key=lambda pair: pair[1].column("_row")[0].as_py())
+
+
+def row_states(files: RunFiles, rows: int, table: str = "rows") -> NDArray[np.int8]:
+    """The status of every row (codes of `flowdist.parts`), shape (rows,); MISSING where there is no
+    result.
+    """
+    states = np.full(rows, MISSING, np.int8)
+    for _, part in sorted(load_parts(files, table, ("_row", "_status")), key=lambda pair: pair[0]):
+        numbers, status = part.column("_row").to_numpy(), part.column("_status").to_numpy()
+        # An ok row stays ok whatever a later attempt says of it.
+        fresh = (states[numbers] == MISSING) | (states[numbers] == FAILED)
+        states[numbers[fresh]] = status[fresh]
+    return states
+
+
+def count_states(states: NDArray[np.int8]) -> Counts:
+    """How many rows ended in which way."""
+    n = np.bincount(states, minlength=len(STATUS))
+    return Counts(int(n[0]), int(n[1]), int(n[2]), int(n[3]))
+
+
+def read_results(
+    files: RunFiles, rows: int, table: str = "rows", *, clashes: Clashes = "raise"
+) -> pa.Table:
+    """The record and outputs of every row, in grid order, shape (rows, ...); missing rows are null.
+
+    Raises:
+        TypeClash: an undeclared output has types in two rows that no column can hold together.
+    """
+    parts = load_parts(files, table)
+    if not parts:
+        record = pa.schema(
+            [
+                ("_row", pa.int64()),
+                ("_status", pa.int8()),
+                ("_attempts", pa.int16()),
+                ("_seconds", pa.float64()),
+                ("_error", pa.string()),
+            ]
+        )
+        tables = [record.empty_table()]
+    else:
+        tables = _united([part for _, part in parts], clashes)
+    joined = pa.concat_tables(tables)
+    numbers = joined.column("_row").to_numpy()
+    if len(numbers) == rows and (rows == 0 or bool((np.diff(numbers) > 0).all())):
+        return joined
+    chosen = _choose(
+        numbers, joined, [a for a, part in parts for _ in range(part.num_rows)], rows, table
+    )
+    taken = joined.take(pa.array(chosen, mask=chosen < 0))
+    status = pc.fill_null(taken.column("_status"), pa.scalar(MISSING, pa.int8()))
+    taken = taken.set_column(taken.schema.get_field_index("_status"), "_status", status)
+    return taken.set_column(taken.schema.get_field_index("_row"), "_row", pa.array(np.arange(rows)))
+
+
+def _choose(
+    numbers: NDArray[np.int64], joined: pa.Table, attempts: list[int], rows: int, table: str
+) -> NDArray[np.int64]:
+    """For every row the position of its result, -1 where it has none."""
+    good = joined.column("_status").to_numpy() != FAILED
+    if table != "rows":
+        # A reduce is computed anew after rows were: only its latest result is about all of them.
+        good = np.zeros(len(numbers), bool)
+    order = np.lexsort((np.arange(len(numbers)), np.asarray(attempts), good, numbers))
+    chosen = np.full(rows, -1, np.int64)
+    chosen[numbers[order]] = order  # of equal rows the last assignment, the best, stays
+    return chosen
+
+
+def _united(tables: list[pa.Table], clashes: Clashes) -> list[pa.Table]:
+    """The tables with one schema for all."""
+    while True:
+        schema = unify([t.schema for t in tables])
+        if isinstance(schema, Clash):
+            if clashes == "raise":
+                raise _type_clash(schema, tables)
+            tables = [_as_text(t, schema.field) for t in tables]
+            continue
+        try:
+            return [conform(t, schema) for t in tables]
+        except pa.ArrowInvalid:
+            # Some int is beyond what a float holds exactly.
+            clash = _inexact(tables, schema)
+            if clashes == "raise":
+                raise _type_clash(clash, tables) from None
+            tables = [_as_text(t, clash.field) for t in tables]
+
+
+def _inexact(tables: list[pa.Table], schema: pa.Schema) -> Clash:
+    for index, table in enumerate(tables):
+        for field in table.schema:
+            try:
+                table.column(field.name).cast(schema.field(field.name).type)
+            except pa.ArrowInvalid:
+                wide = schema.field(field.name).type
+                other = next(
+                    i
+                    for i, t in enumerate(tables)
+                    if field.name in t.column_names and t.schema.field(field.name).type == wide
+                )
+                return Clash(field.name, index, other, field.type, wide)
+    raise AssertionError("every column can be cast")
+
+
+def _type_clash(clash: Clash, tables: list[pa.Table]) -> TypeClash:
+    stage, _, name = clash.field.partition(".")
+
+    def witness(index: int) -> int:
+        table = tables[index]
+        valid = pc.is_valid(table.column(clash.field))
+        row: int = table.filter(valid).column("_row")[0].as_py()
+        return row
+
+    return TypeClash(
+        f"stage '{stage}', field '{name}': row {witness(clash.first)} gave {clash.first_type} "
+        "and row "
+        f"{witness(clash.second)} gave {clash.second_type}, which no column holds together; "
+        "declare the "
+        f"field (returns={{'{name}': ...}}) and submit again, or collect(clashes='text') to see "
+        "both as text"
+    )
+
+
+def _as_text(table: pa.Table, name: str) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    if index < 0:
+        return table
+    values = [None if v is None else str(v) for v in table.column(index).to_pylist()]
+    return table.set_column(index, name, pa.array(values, pa.string()))
+
+
+def read_grid_table(files: RunFiles) -> pa.Table:
+    """The grid in grid order, without the columns that are flowdist's own."""
+    with pa.memory_map(str(files.path(files.GRID))) as file:
+        grid = pa.ipc.open_file(file).read_all()
+    if "_row" not in grid.column_names:
+        return grid
+    back = np.argsort(grid.column("_row").to_numpy(), kind="stable")
+    return grid.drop_columns(["_row"]).take(pa.array(back))
+
+
+def collect_rows(files: RunFiles, rows: int, *, clashes: Clashes = "raise") -> pa.Table:
+    """Grid columns, then "stage.field" columns, then the record, one row per grid row."""
+    results = read_results(files, rows, clashes=clashes)
+    table = read_grid_table(files)
+    outputs = [name for name in results.column_names if name not in RECORD]
+    for name in (*outputs, "_row", *KEPT):
+        field = results.schema.field(name)
+        table = table.append_column(field, results.column(name))
+    return table
+
+
+def shown_record(table: pa.Table, *, keep: bool) -> pa.Table:
+    """The table without the record, or (`keep`) with status and error as text."""
+    if not keep:
+        return table.drop_columns(["_row", *KEPT])
+    names = pa.array(STATUS).take(table.column("_status").combine_chunks().cast(pa.int64()))
+    errors = [_one_line(text) for text in table.column("_error").to_pylist()]
+    table = table.set_column(table.schema.get_field_index("_status"), "_status", names)
+    table = table.set_column(
+        table.schema.get_field_index("_error"), "_error", pa.array(errors, pa.string())
+    )
+    return table.drop_columns(["_row"])
+
+
+def _one_line(text: str | None) -> str | None:
+    if text is None:
+        return None
+    error = json.loads(text)
+    return f"stage '{error['stage']}': {error['type']}: {error['message']}"
+
+
+def error_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Every failed row of a collected table: its number, parameters, and the recorded error."""
+    failed = table.filter(pc.equal(table.column("_status"), FAILED))
+    params = [n for n in failed.column_names if not n.startswith("_") and "." not in n]
+    found = []
+    for row in failed.select(["_row", "_error", "_attempts", *params]).to_pylist():
+        error = json.loads(row.pop("_error"))
+        number, attempts = row.pop("_row"), row.pop("_attempts")
+        shown = {k: error[k] for k in ("stage", "type", "message")}
+        found.append(
+            {
+                "row": number,
+                **row,
+                **shown,
+                "kind": error["kind"],
+                "attempts": attempts,
+                "causes": error["causes"],
+                "traceback": error["traceback"],
+            }
+        )
+    return found
+
+
+def flatten_nested(table: pa.Table, column: str, keys: Sequence[str]) -> pa.Table:
+    """A nested-table column as a long table: the `keys` of its row repeated, then its own
+    columns.
+    """
+    nested = table.column(column).combine_chunks()
+    parents = pc.list_parent_indices(nested)
+    rows = pc.list_flatten(nested)
+    out = table.select(list(keys)).take(parents)
+    for i, field in enumerate(rows.type):
+        name = field.name if field.name not in keys else f"{column.split('.')[0]}.{field.name}"
+        out = out.append_column(name, pc.struct_field(rows, [i]))
+    return out
+
+
+def to_frame(table: pa.Table, as_: As, root: str) -> Any:
+    """The table as the library that was asked for; artifacts of a pandas frame load on demand."""
+    if as_ == "arrow":
+        return table
+    if as_ == "polars":
+        import polars
+
+        return polars.from_arrow(table)
+    import pandas as pd
+
+    # Integers and booleans with nulls keep their type instead of becoming floats and objects.
+    nullable = {
+        pa.int8(): pd.Int8Dtype(),
+        pa.int16(): pd.Int16Dtype(),
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.uint8(): pd.UInt8Dtype(),
+        pa.uint16(): pd.UInt16Dtype(),
+        pa.uint32(): pd.UInt32Dtype(),
+        pa.uint64(): pd.UInt64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+    }
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.type.equals(ARTIFACT_TYPE):
+            columns[name] = pd.Series(
+                [None if v is None else Artifact.from_struct(v, root) for v in column.to_pylist()],
+                dtype=object,
+            )
+        elif column.null_count and column.type in nullable:
+            columns[name] = column.to_pandas(types_mapper=nullable.get)
+        else:
+            columns[name] = column.to_pandas()
+    return pd.DataFrame(columns, copy=False)

@@ -1,0 +1,447 @@
+"""Runs: one submission of a flow each, found again from any process.
+
+A `Run` holds no state of its own that matters: everything is read from the run's directory, so the
+process that submitted may die at any moment and another can go on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from flowdist.backends.base import Backend, Handle, JobState, backend_named
+from flowdist.clock import Clock, SystemClock
+from flowdist.errors import (
+    BackendError,
+    RowsFailed,
+    RunError,
+    RunIncomplete,
+    RunNotFound,
+    WaitTimeout,
+    nearest,
+)
+from flowdist.parts import FAILED, MISSING
+from flowdist.settings import default_root
+from flowdist.status import Status, read_status
+from flowdist.store import RUN_ID, RunFiles
+from flowdist.submission import launch, plan_flow, reduce_jobs, submit_flow
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flowdist.explain import Explanation
+    from flowdist.flow import Flow
+
+__all__ = ["Run", "attach", "plan_flow", "runs", "submit"]
+
+# Polling starts fast, for runs that are over at once, and slows down for those that take a night.
+FIRST_POLL, LONGEST_POLL, POLL_GROWTH = 0.02, 2.0, 1.3
+# A process that was asked to end commits what it has within this time.
+CANCEL_SECONDS = 60.0
+
+
+def submit(flow: Flow, *, name: str | None = None) -> Run:
+    """Start a flow; see `flowdist.flow.Flow.submit`."""
+    return Run(submit_flow(flow, name))
+
+
+def attach(run_id: str | Path, root: str | Path | None = None) -> Run:
+    """The run of that id, submitted by whatever process, on `root` (default: where runs go by
+    default).
+
+    `run_id` may also be the path of the run's directory.
+
+    Raises:
+        RunNotFound: there is none, naming the nearest ids.
+
+    >>> from flowdist import attach, flow, param_grid
+    >>> run = flow(param_grid(x=[1, 2])).stage("sq", lambda x: x * x).submit()
+    >>> attach(run.id).wait().collect()["sq.value"].tolist()
+    [1, 4]
+    """
+    text = str(run_id)
+    if "/" in text and (Path(text) / RunFiles.RUN).is_file():
+        return Run(RunFiles.at(Path(text).absolute()))
+    base = Path(root).expanduser().absolute() if root is not None else default_root()
+    if RUN_ID.fullmatch(text) and (base / text / RunFiles.RUN).is_file():
+        return Run(RunFiles.at(base / text))
+    known = [d.name for d in _run_directories(base)]
+    raise RunNotFound(
+        f"there is no run '{text}' in {base}{nearest(text, known)} ({len(known)} runs there; "
+        "another place is given as root=, --root or FLOWDIST_ROOT)"
+    )
+
+
+def runs(root: str | Path | None = None) -> list[Run]:
+    """All runs in `root` (default: where runs go by default), the latest first.
+
+    >>> from flowdist import runs
+    >>> isinstance(runs(), list)
+    True
+    """
+    base = Path(root).expanduser().absolute() if root is not None else default_root()
+    found = []
+    for directory in _run_directories(base):
+        with contextlib.suppress(RunError):
+            found.append(Run(RunFiles.at(directory)))
+    return sorted(found, key=lambda run: -float(run.manifest["created"]))
+
+
+class Run:
+    """One submission of a flow.
+
+    Attributes:
+        id: names the run everywhere; `attach` finds it by this.
+        name: the flow's, or the one given to `submit`.
+        directory: where it lives.
+        manifest: what was submitted: plan, layout, stages, versions, who and when.
+    """
+
+    def __init__(self, files: RunFiles, clock: Clock | None = None) -> None:
+        self.files = files
+        self.manifest = files.manifest()
+        self.id: str = self.manifest["id"]
+        self.name: str = self.manifest["name"]
+        self._clock = clock or SystemClock()
+        self._states: tuple[int, dict[int, JobState]] = (0, {})
+
+    @property
+    def directory(self) -> Path:
+        return self.files.directory
+
+    @property
+    def rows(self) -> int:
+        """How many rows the grid has."""
+        return int(self.manifest["layout"]["rows"])
+
+    @property
+    def backend(self) -> Backend:
+        return backend_named(self.manifest["plan"]["kind"])
+
+    # -- watching
+    # -------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """How the run is now."""
+        handle = self._handle()
+        known = self._states[1] if self._states[0] == handle.attempt else {}
+        status, states = read_status(
+            self.manifest, handle, self.backend, now=self._clock.time(), known=known
+        )
+        self._states = (handle.attempt, states)
+        return status
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Block until nothing of the run is running any more, and return the run.
+
+        It returns for a run that was stopped or lost too: `status` tells, `collect` raises.
+
+        Raises:
+            WaitTimeout: `timeout` seconds have passed; the run goes on.
+        """
+        for _ in self._statuses(timeout):
+            pass
+        return self
+
+    def watch(self, timeout: float | None = None, *, cancel_on_interrupt: bool = False) -> Self:
+        """`wait` with a progress bar (in a log: a line now and then).
+
+        Ctrl-C ends only the watching, unless `cancel_on_interrupt`: then it ends the run, which
+        keeps what is finished and can be resumed.
+        """
+        from flowdist.progress import progress
+
+        with progress(self) as show:
+            try:
+                for status in self._statuses(timeout):
+                    show(status)
+            except KeyboardInterrupt:
+                if cancel_on_interrupt:
+                    self.cancel()
+                    show(self.status())
+                raise
+        return self
+
+    def _statuses(self, timeout: float | None) -> Iterator[Status]:
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        pause = FIRST_POLL
+        while True:
+            status = self.status()
+            yield status
+            if status.ended:
+                return
+            if deadline is not None and self._clock.monotonic() >= deadline:
+                raise WaitTimeout(
+                    f"run {self.id} has not ended after {timeout:g} s ({status.done:,} of "
+                    f"{status.rows:,} "
+                    "rows); it goes on"
+                )
+            left = LONGEST_POLL if deadline is None else deadline - self._clock.monotonic()
+            self._clock.sleep(max(0.0, min(pause, left)))
+            pause = min(pause * POLL_GROWTH, LONGEST_POLL)
+
+    def explain(self) -> Explanation:
+        """Why the run is not done: what it waits for, and what to do about it."""
+        from flowdist.explain import explain
+
+        return explain(self)
+
+    def logs(self, job: int | None = None, *, follow: bool = False) -> Iterator[str]:
+        """Lines of the output of one job, or of all; `follow` goes on until the run has ended.
+
+        Raises:
+            RunError: there is no such job.
+        """
+        from flowdist.logs import tail
+
+        handle = self._handle()
+        if job is not None and job not in range(self._jobs()):
+            raise RunError(f"run {self.id} has jobs 0 to {self._jobs() - 1}, not {job}")
+        return tail(
+            lambda: self.backend.logs(handle, job),
+            (lambda: self.status().ended) if follow else None,
+            self._clock,
+        )
+
+    # -- results
+    # --------------------------------------------------------------------------------------
+
+    def collect(
+        self,
+        as_: Literal["pandas", "polars", "arrow"] = "pandas",
+        errors: Literal["raise", "keep", "drop"] = "raise",
+        partial: bool = False,
+        *,
+        clashes: Literal["raise", "text"] = "raise",
+    ) -> pd.DataFrame | Any:
+        """The table: one row per grid row, the grid's columns, then "stage.field"; waits for the
+        run to end.
+
+        Args:
+            as_: the kind of table.
+            errors: "raise" where rows failed; "keep" them, with the columns ``_status`` (ok,
+                failed, skipped, missing), ``_error``, ``_attempts`` and ``_seconds``; or "drop"
+                failed and missing rows.
+            partial: take what is there now, without waiting, rows without a result being "missing".
+            clashes: "text" turns an undeclared field whose types clash into text instead of
+                raising.
+
+        Raises:
+            RowsFailed: rows failed and ``errors="raise"``.
+            RunIncomplete: rows have no result although the run has ended, and `partial` is False.
+            TypeClash: undeclared outputs have types that no column holds together.
+        """
+        from flowdist.results import collect_rows, shown_record, to_frame
+
+        if as_ not in ("pandas", "polars", "arrow"):
+            raise RunError(f"collect(as_={as_!r}): expected 'pandas', 'polars' or 'arrow'")
+        if errors not in ("raise", "keep", "drop"):
+            raise RunError(f"collect(errors={errors!r}): expected 'raise', 'keep' or 'drop'")
+        if not partial:
+            self.wait()
+        table = collect_rows(self.files, self.rows, clashes=clashes)
+        status = table.column("_status").to_numpy()
+        failed, missing = int((status == FAILED).sum()), int((status == MISSING).sum())
+        if missing and not partial and errors != "drop":
+            raise RunIncomplete(self._incomplete(missing))
+        if failed and errors == "raise":
+            raise RowsFailed(self._failed(failed))
+        if errors == "drop" and failed + missing:
+            import pyarrow as pa
+
+            table = table.filter(pa.array((status != FAILED) & (status != MISSING)))
+        return to_frame(shown_record(table, keep=errors == "keep"), as_, str(self.directory))
+
+    def table(
+        self, stage: str, as_: Literal["pandas", "polars", "arrow"] = "pandas"
+    ) -> pd.DataFrame | Any:
+        """The table of one stage.
+
+        For a reduce: one row per group. For a stage that returned tables: their rows, long, with
+        the grid's columns repeated. Otherwise: the grid's columns and the stage's fields.
+        ``"stage.field"`` names one nested field of a stage that has several.
+
+        Raises:
+            RunError: there is no such stage.
+        """
+        from flowdist.results import collect_rows, flatten_nested, shown_record, to_frame
+        from flowdist.workers.groups import reduce_table, stage_columns
+
+        name, _, field = stage.partition(".")
+        phase = next((p for p in self.manifest["phases"][1:] if p["table"] == name), None)
+        if phase is not None:
+            return to_frame(reduce_table(self.files, phase), as_, str(self.directory))
+        known = [s["name"] for s in self.manifest["stages"]]
+        if name not in known:
+            raise RunError(
+                f"run {self.id} has no stage '{name}'{nearest(name, known)} (there are: "
+                f"{', '.join(known)})"
+            )
+        table = shown_record(collect_rows(self.files, self.rows), keep=False)
+        nested = f"{name}.{field or 'table'}"
+        if nested in table.column_names:
+            table = flatten_nested(table, nested, self.manifest["columns"])
+        else:
+            table = stage_columns(table, name)
+        return to_frame(table, as_, str(self.directory))
+
+    def errors(self) -> pd.DataFrame:
+        """The failed rows so far: row, parameters, stage, type, message, kind, attempts, causes,
+        traceback.
+        """
+        import pandas as pd
+
+        from flowdist.results import collect_rows, error_rows
+
+        found = error_rows(collect_rows(self.files, self.rows, clashes="text"))
+        columns = ["row", *self.manifest["columns"], "stage", "type", "message", "kind", "attempts"]
+        return pd.DataFrame(found, columns=[*columns, "causes", "traceback"])
+
+    def report(self, path: str | Path) -> Path:
+        """Write a page about the run (one HTML file that needs nothing else) and return its
+        path.
+        """
+        from flowdist.report import write_report
+
+        return write_report(self, Path(path))
+
+    # -- changing
+    # -------------------------------------------------------------------------------------
+
+    def cancel(self) -> Self:
+        """End the run; finished rows are kept and it can be resumed. Returns when its processes
+        have ended.
+
+        Raises:
+            BackendError: they did not end in time.
+        """
+        handle = self._handle()
+        if self.status().ended:
+            return self
+        self.backend.cancel(handle)
+        try:
+            return self.wait(CANCEL_SECONDS)
+        except WaitTimeout:
+            raise BackendError(
+                f"run {self.id} was asked to end {CANCEL_SECONDS:.0f} s ago and has not; see "
+                f"flowdist logs {self.id}"
+            ) from None
+
+    def resume(self, *, failed: bool = False) -> Self:
+        """Start what is missing, and with `failed` also the rows that failed. Does nothing where
+        nothing is.
+
+        Raises:
+            RunError: the run has not ended.
+        """
+        from flowdist.results import count_states, row_states
+
+        status = self.status()
+        if not status.ended:
+            raise RunError(
+                f"run {self.id} is {status.state} ({status.done:,} of {status.rows:,} rows); "
+                "cancel it before resuming, or wait"
+            )
+        states = row_states(self.files, self.rows)
+        todo = states == MISSING
+        if failed:
+            todo |= states == FAILED
+        if not todo.any() and status.state == "done" and not (failed and self._failed_groups()):
+            return self
+        counts = count_states(states)
+        launch(
+            self.files,
+            self.manifest,
+            jobs=self._jobs_with(todo),
+            before={
+                "ok": counts.ok,
+                "skipped": counts.skipped,
+                "failed": 0 if failed else counts.failed,
+            },
+            failed=failed,
+        )
+        return self
+
+    def delete(self) -> None:
+        """Remove the run and everything in it.
+
+        Raises:
+            RunError: it has not ended.
+        """
+        status = self.status()
+        if not status.ended:
+            raise RunError(f"run {self.id} is {status.state}; cancel it before deleting it")
+        self.files.store.delete()
+
+    # -- private
+    # --------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, {self.rows:,} rows, {self.directory})"
+
+    def _handle(self) -> Handle:
+        """The latest launch; the run was written but never launched where there is none."""
+        attempts = self.files.attempts()
+        attempt = attempts[-1] if attempts else 0
+        intent = self.files.read_json(self.files.intent(attempt)) or {}
+        jobs = intent.get("jobs", list(range(self.manifest["layout"]["jobs"])))
+        started = self.files.read_json(self.files.launch(attempt))
+        return Handle(self.files, attempt, [*jobs, *reduce_jobs(self.manifest)], started)
+
+    def _jobs(self) -> int:
+        return int(self.manifest["layout"]["jobs"]) + len(reduce_jobs(self.manifest))
+
+    def _jobs_with(self, todo: Any) -> list[int]:
+        """Jobs of the rows that have at least one of the rows `todo` (a mask in grid order)."""
+        import numpy as np
+        import pyarrow as pa
+
+        if self.manifest["plan"]["dispatch"] == "queue":
+            return list(range(self.manifest["layout"]["jobs"])) if todo.any() else []
+        with pa.memory_map(str(self.files.path(self.files.GRID))) as file:
+            grid = pa.ipc.open_file(file).read_all()
+        if "_row" in grid.column_names:
+            todo = todo[grid.column("_row").to_numpy()]
+        with pa.memory_map(str(self.files.path(self.files.CHUNKS))) as file:
+            chunks = pa.ipc.open_file(file).read_all()
+        first = chunks.column("first").to_numpy()
+        if not len(first):
+            return []
+        wanted = np.add.reduceat(todo.astype(np.int64), first) > 0
+        return [int(job) for job in np.unique(chunks.column("job").to_numpy()[wanted])]
+
+    def _failed_groups(self) -> bool:
+        from flowdist.results import row_states
+
+        return any(
+            (row_states(self.files, phase["groups"], phase["table"]) == FAILED).any()
+            for phase in self.manifest["phases"][1:]
+        )
+
+    def _incomplete(self, missing: int) -> str:
+        status = self.status()
+        return (
+            f"run {self.id} is {status.state} ({status.reason}) and {missing:,} of {self.rows:,} "
+            "rows have no "
+            f"result; run.resume() starts them, collect(partial=True) takes what is there"
+        )
+
+    def _failed(self, failed: int) -> str:
+        from flowdist.results import collect_rows, error_rows
+
+        first = error_rows(collect_rows(self.files, self.rows, clashes="text"))[0]
+        return (
+            f"{failed:,} of {self.rows:,} rows failed; the first, row {first['row']}: stage "
+            f"'{first['stage']}': "
+            f"{first['type']}: {first['message']}\nrun.errors() lists them all; "
+            "collect(errors='keep') or "
+            "errors='drop' takes the others; run.resume(failed=True) tries them again"
+        )
+
+
+def _run_directories(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return [d for d in sorted(root.iterdir()) if (d / RunFiles.RUN).is_file()]

@@ -1,0 +1,185 @@
+"""How a run is: read from heartbeats while it runs, from its parts when it has ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from flowdist.backends.base import Backend, Handle, JobState
+from flowdist.parts import MISSING
+from flowdist.results import count_states, row_states
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+State = Literal["pending", "running", "done", "stopped", "failed", "lost"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run at one moment.
+
+    Attributes:
+        state: ``pending`` (nothing has started), ``running``, ``done`` (every row has ended),
+            ``stopped`` (cancelled, or ended by its own limits), ``failed`` (its jobs could not
+            run), ``lost`` (its processes are gone).
+        reason: why it is stopped, failed or lost; empty otherwise.
+        rows: of the grid. `ok`, `failed` and `skipped` have ended; `running` are in work; `waiting`
+            are the rest.
+        jobs: how many jobs are in which state.
+        attempt: 1 for the first launch, more after `resume`.
+        rate: rows per second lately, `seconds_left` what that makes of the rest; None where
+            unknown.
+    """
+
+    id: str
+    name: str
+    state: State
+    rows: int
+    ok: int
+    failed: int
+    skipped: int
+    running: int
+    jobs: dict[str, int]
+    attempt: int
+    created: float
+    reason: str = ""
+    rate: float | None = None
+    seconds_left: float | None = None
+    memory: int = 0
+    working_on: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is running and nothing will start by itself."""
+        return self.state not in ("pending", "running")
+
+    @property
+    def done(self) -> int:
+        """Rows that have ended."""
+        return self.ok + self.failed + self.skipped
+
+    @property
+    def waiting(self) -> int:
+        """Rows that have not ended and are not in work."""
+        return max(0, self.rows - self.done - self.running)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {**asdict(self), "done": self.done, "waiting": self.waiting, "ended": self.ended}
+
+    def __rich__(self) -> Table:
+        from flowdist.show import status_table
+
+        return status_table(self)
+
+    def __str__(self) -> str:
+        reason = f": {self.reason}" if self.reason else ""
+        return (
+            f"{self.id}: {self.state}{reason}; {self.done:,} of {self.rows:,} rows "
+            f"({self.ok:,} ok, {self.failed:,} failed, {self.skipped:,} skipped)"
+        )
+
+
+def read_status(
+    manifest: Mapping[str, Any],
+    handle: Handle,
+    backend: Backend,
+    *,
+    now: float,
+    known: Mapping[int, JobState] | None = None,
+) -> tuple[Status, dict[int, JobState]]:
+    """The status of a run's latest launch, and the states of its jobs.
+
+    `known` are the states seen before, which late polls do not take back.
+    """
+    polled = backend.poll(handle)
+    states = {job: (known or {}).get(job, JobState.UNKNOWN).after(s) for job, s in polled.items()}
+    beats = {who.job: beat for who, beat in handle.files.beats(handle.attempt)}
+    intent = handle.files.read_json(handle.files.intent(handle.attempt)) or {}
+    live = any(not s.ended for s in states.values())
+    rows = int(manifest["layout"]["rows"])
+    common: dict[str, Any] = {
+        "id": manifest["id"],
+        "name": manifest["name"],
+        "rows": rows,
+        "jobs": dict(Counter(s.value for s in states.values())),
+        "attempt": handle.attempt,
+        "created": float(manifest["created"]),
+    }
+    if not live:
+        counts = count_states(row_states(handle.files, rows))
+        ok, failed, skipped = counts.ok, counts.failed, counts.skipped
+        state, reason = _ended(manifest, handle, counts.missing, beats, states)
+        return Status(
+            state=state, reason=reason, ok=ok, failed=failed, skipped=skipped, running=0, **common
+        ), states
+    before = intent.get("before") or {}
+    of_rows = [b for b in beats.values() if b.get("table", "rows") == "rows"]
+    done = {
+        k: int(before.get(k, 0)) + sum(int(b[k]) for b in of_rows)
+        for k in ("ok", "failed", "skipped")
+    }
+    working = [w for b in beats.values() if b["state"] == "running" for w in b.get("running", [])]
+    started = any(s is not JobState.PENDING and s is not JobState.UNKNOWN for s in states.values())
+    rate, left = _pace(of_rows, rows - sum(done.values()), now)
+    return Status(
+        state="running" if started else "pending",
+        running=len(working),
+        rate=rate,
+        seconds_left=left,
+        memory=sum(int(b.get("memory", 0)) for b in beats.values()),
+        working_on=working,
+        **done,
+        **common,
+    ), states
+
+
+def _ended(
+    manifest: Mapping[str, Any],
+    handle: Handle,
+    missing: int,
+    beats: Mapping[int, Mapping[str, Any]],
+    states: Mapping[int, JobState],
+) -> tuple[State, str]:
+    """What became of a launch whose processes have all ended."""
+    files = handle.files
+    unfinished = [
+        phase["table"]
+        for phase in manifest["phases"][1:]
+        if (row_states(files, phase["groups"], phase["table"]) == MISSING).any()
+    ]
+    if not missing and not unfinished:
+        return "done", ""
+    left = (
+        f"{missing:,} rows have no result"
+        if missing
+        else f"reduce {', '.join(unfinished)} has not run"
+    )
+    failed = next((b for b in beats.values() if b["state"] == "failed"), None)
+    if failed is not None:
+        return "failed", str(failed["reason"])
+    stop = files.read_json(files.stop(handle.attempt))
+    if stop is not None:
+        return "stopped", f"{stop['reason']}; {left}"
+    stopped = next((b for b in beats.values() if b["state"] == "stopped"), None)
+    if stopped is not None:
+        return "stopped", f"{stopped['reason']}; {left}"
+    if handle.started is None:
+        return "lost", f"its process never started; {left}"
+    return "lost", f"its process on {handle.started['host']} is gone without a word; {left}"
+
+
+def _pace(beats: list[dict[str, Any]], left: int, now: float) -> tuple[float | None, float | None]:
+    """Rows per second since the jobs at work began, and the seconds that the rest takes at that
+    pace.
+    """
+    busy = [b for b in beats if b["state"] == "running"]
+    done = sum(int(b["ok"]) + int(b["failed"]) + int(b["skipped"]) for b in beats)
+    if not busy or not done:
+        return None, None
+    seconds = now - min(float(b["started"]) for b in beats)
+    rate = done / max(seconds, 1e-3)
+    return rate, left / rate

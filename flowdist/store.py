@@ -1,0 +1,235 @@
+"""Where a run lives, and the one owner of every path in it.
+
+A store keeps named blobs: each is written once, front to back, under a name that nobody else
+writes; no append, no rename, no lock. Heartbeats alone are replaced, and nothing depends on them.
+So the same code is right on a local disk, Lustre, NFS and a mounted stage.
+
+Layout of a run::
+
+    run.json                        the manifest: versions, plan, layout, phases, who, when; written
+    last grid.arrow                      the rows in layout order (column _row where that is not
+    grid order) chunks.arrow                    chunk -> job, first and stop position, group
+    flow.pkl                        the pickled program
+    launches/<attempt>.intent.json  what is about to be started; creating it is the lock on an
+    attempt launches/<attempt>.json         what was started: process or scheduler ids
+    parts/<job>-<attempt>-<seq>.arrow
+    beats/<job>-<attempt>.json
+    events/<writer>-<seq>.jsonl     queue/...    artifacts/<stage>/...    logs/<job>-<attempt>.log
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from flowdist.errors import RunError
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class Store(Protocol):
+    """Named blobs under one root. Names are relative, with ``/``."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a new blob; FileExistsError where the name is taken."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a blob whatever was there: for heartbeats only."""
+
+    def get(self, name: str) -> bytes:
+        """The content; FileNotFoundError where there is none."""
+
+    def list(self, folder: str) -> list[str]:
+        """The names directly in `folder`, sorted; empty where there is no such folder."""
+
+    def delete(self) -> None:
+        """Remove everything under the root."""
+
+    def path(self, name: str) -> Path:
+        """Where the blob is as a file of this machine."""
+
+
+class DirectoryStore:
+    """A store in a directory: a local disk, a shared filesystem, or a mounted stage."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def put(self, name: str, data: bytes) -> None:
+        path = self._made(name)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        with self._made(name).open("wb") as file:
+            file.write(data)
+
+    def get(self, name: str) -> bytes:
+        return self.path(name).read_bytes()
+
+    def list(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self.path(folder)))
+        except FileNotFoundError:
+            return []
+
+    def delete(self) -> None:
+        shutil.rmtree(self.root)
+
+    def path(self, name: str) -> Path:
+        path = self.root / name
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise RunError(f"'{name}' is not a name inside the run {self.root}")
+        return path
+
+    def _made(self, name: str) -> Path:
+        path = self.path(name)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+
+@dataclass(frozen=True, order=True)
+class JobAttempt:
+    """One start of one job; what parts, beats and logs are named after."""
+
+    job: int
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"{self.job:05d}-{self.attempt}"
+
+    @classmethod
+    def of(cls, name: str) -> JobAttempt:
+        """From a file name that begins with one."""
+        job, attempt = re.split(r"[-.]", name)[:2]
+        return cls(int(job), int(attempt))
+
+
+class RunFiles:
+    """The paths of one run, and the JSON in them."""
+
+    RUN = "run.json"
+    GRID = "grid.arrow"
+    CHUNKS = "chunks.arrow"
+    FLOW = "flow.pkl"
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @classmethod
+    def at(cls, directory: str | Path) -> RunFiles:
+        """The run in a directory."""
+        return cls(DirectoryStore(directory))
+
+    @property
+    def directory(self) -> Path:
+        return self.store.path("")
+
+    def path(self, name: str) -> Path:
+        return self.store.path(name)
+
+    # -- names
+    # ----------------------------------------------------------------------------------------
+
+    def part(self, who: JobAttempt, seq: int) -> str:
+        return f"parts/{who}-{seq:04d}.arrow"
+
+    def beat(self, who: JobAttempt) -> str:
+        return f"beats/{who}.json"
+
+    def log(self, who: JobAttempt) -> str:
+        return f"logs/{who}.log"
+
+    def launch_log(self, attempt: int) -> str:
+        return f"logs/launch-{attempt}.log"
+
+    def intent(self, attempt: int) -> str:
+        return f"launches/{attempt:04d}.intent.json"
+
+    def launch(self, attempt: int) -> str:
+        return f"launches/{attempt:04d}.json"
+
+    def stop(self, attempt: int) -> str:
+        return f"events/stop-{attempt:04d}.jsonl"
+
+    def artifact(self, stage: str, key: str) -> str:
+        return f"artifacts/{stage}/{key}"
+
+    # -- reading
+    # --------------------------------------------------------------------------------------
+
+    def manifest(self) -> dict[str, Any]:
+        """run.json; RunError where it is not there or not complete."""
+        try:
+            return self._json(self.RUN)
+        except FileNotFoundError:
+            raise RunError(f"{self.directory} holds no run: there is no {self.RUN}") from None
+        except ValueError:
+            raise RunError(f"{self.directory / self.RUN} is damaged: it is not JSON") from None
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file, or None where it is absent or not (yet) complete."""
+        try:
+            return self._json(name)
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        value = json.loads(self.store.get(name))
+        if not isinstance(value, dict):
+            raise ValueError(name)
+        return value
+
+    def parts(self) -> list[str]:
+        return [f"parts/{name}" for name in self.store.list("parts")]
+
+    def attempts(self) -> list[int]:
+        """Numbers of all launches, in order."""
+        names = self.store.list("launches")
+        return sorted({int(name.split(".")[0]) for name in names})
+
+    def beats(self, attempt: int | None = None) -> Iterator[tuple[JobAttempt, dict[str, Any]]]:
+        """Heartbeats, those that are being replaced this instant left out."""
+        for name in self.store.list("beats"):
+            who = JobAttempt.of(name)
+            if attempt is not None and who.attempt != attempt:
+                continue
+            beat = self.read_json(f"beats/{name}")
+            if beat is not None:
+                yield who, beat
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events of the run, oldest first."""
+        found: list[dict[str, Any]] = []
+        for name in self.store.list("events"):
+            for line in self.store.get(f"events/{name}").decode(errors="replace").splitlines():
+                try:
+                    found.append(json.loads(line))
+                except ValueError:
+                    continue  # the last line of a writer that was killed
+        return sorted(found, key=lambda e: e.get("time", 0.0))
+
+    # -- writing
+    # --------------------------------------------------------------------------------------
+
+    def put_json(self, name: str, value: Any) -> None:
+        self.store.put(name, json.dumps(value, indent=1, default=str).encode())
+
+    def put_beat(self, who: JobAttempt, value: dict[str, Any]) -> None:
+        self.store.replace(self.beat(who), json.dumps(value).encode())
+
+    def request_stop(self, attempt: int, reason: str, time: float) -> bool:
+        """Ask every job of a launch to end; False where that was asked before."""
+        event = {"time": time, "event": "stop", "attempt": attempt, "reason": reason}
+        try:
+            self.store.put(self.stop(attempt), json.dumps(event).encode())
+        except FileExistsError:
+            return False
+        return True

@@ -1,0 +1,49 @@
+"""The one entry of every backend: ``python -m flowdist.workers launch|job DIRECTORY ...``.
+
+``launch DIRECTORY ATTEMPT`` runs all jobs of a launch on this machine; ``job DIRECTORY ATTEMPT
+JOB`` runs one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+# What limits the threads of BLAS, OpenMP and numexpr; it must be set before numpy is imported.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+def limit_threads(threads: int) -> None:
+    """Let numerical libraries use `threads` threads, unless the user has said otherwise."""
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, str(threads))
+
+
+def main(arguments: list[str]) -> int:
+    """Run a launch or a job; 0 where it ended as it should, 1 where it was stopped, 3 where it
+    failed.
+    """
+    if len(arguments) < 3 or arguments[0] not in ("launch", "job"):
+        sys.stderr.write(f"{__doc__}\n")
+        return 2
+    directory = Path(arguments[1])
+    manifest = json.loads((directory / "run.json").read_text())
+    limit_threads(int(manifest["threads_per_worker"]))
+    from flowdist.workers.supervise import job_main, launch_main
+
+    if arguments[0] == "launch":
+        return launch_main(directory, int(arguments[2]))
+    return job_main(directory, int(arguments[2]), int(arguments[3]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

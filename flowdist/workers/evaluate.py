@@ -1,0 +1,442 @@
+"""Running the stages of a flow on rows: filling parameters, trying again, recording what came of
+it.
+
+An `Evaluator` runs rows one after another and hands back record batches. It knows nothing of
+processes,
+files or schedulers: where a row is running is told to a `Lane`, artifacts go to a `save` function.
+
+What is fast here is the common row: no retry, no skip, no failure. Everything else may be slow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from flowdist.binding import Binding
+from flowdist.errors import OutputMismatch, RowError, nearest
+from flowdist.flow import Program, Stage
+from flowdist.retry import Failure
+from flowdist.schema import SaveFn, split_output
+from flowdist.seeds import row_seed, stage_key
+from flowdist.workers.context import Context
+from flowdist.workers.outputs import (
+    NOT_RUN,
+    SKIPPED,
+    Buffer,
+    Cause,
+    cause_of,
+    check_output,
+    to_batches,
+)
+
+# Results leave the process after this many seconds or rows: what a killed process loses at most.
+FLUSH_SECONDS = 0.1
+FLUSH_ROWS = 1 << 14
+
+_ABSENT = object()
+
+
+class Lane(Protocol):
+    """Where a row is running now, for whoever watches from outside the process."""
+
+    def enter(self, position: int, stage: int, started: float) -> bool:
+        """Say what runs from now on; False where the row is no longer wanted here."""
+
+    def pause(self) -> None:
+        """Between attempts no time runs against the stage."""
+
+
+class NoLane:
+    """A lane that nobody watches."""
+
+    def enter(self, position: int, stage: int, started: float) -> bool:
+        return True
+
+    def pause(self) -> None:
+        """Nobody looks."""
+
+
+@dataclass
+class Flushed:
+    """Results of consecutive rows: `done` of them, with what came of them and what they
+    returned.
+    """
+
+    done: int
+    failed: int
+    skipped: int
+    seconds: float
+    batches: list[pa.RecordBatch]
+
+
+class GroupTables(Protocol):
+    """The tables that a reduce is given."""
+
+    def table(self, unit: int, parameter: Binding) -> Any: ...
+
+
+class Environment:
+    """What the parameters of one row are filled from."""
+
+    __slots__ = ("context", "make_context", "outputs", "row", "unit", "values", "wholes")
+
+    def __init__(self, make_context: Callable[[int], Context]) -> None:
+        self.row = 0
+        self.unit = 0
+        self.values: tuple[Any, ...] = ()
+        self.outputs: dict[str, dict[str, Any]] = {}
+        self.wholes: dict[str, Any] = {}
+        self.context: Context | None = None
+        self.make_context = make_context
+
+    def ctx(self, stage: str, attempt: int) -> Context:
+        if self.context is None:
+            self.context = self.make_context(self.row)
+        self.context.stage, self.context.attempt = stage, attempt
+        return self.context
+
+
+class BoundStage:
+    """A stage whose bindings are compiled to getters over an `Environment`."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        columns: Sequence[str],
+        const: Mapping[str, Any],
+        seed: int | None,
+        groups: GroupTables | None,
+    ) -> None:
+        self.stage = stage
+        self.name = stage.name
+        self.retry = stage.retry
+        self.attempt = 1
+        self._columns = tuple(columns)
+        self._const = const
+        self._key = stage_key(seed, stage.name) if seed is not None else (0, 0)
+        self._groups = groups
+        self.uses = frozenset(stage.uses) if not stage.is_reduce else frozenset()
+        self.call = self._caller(stage.fn, stage.bindings)
+        self.skip = self._caller(stage.skip_when, stage.skip_bindings) if stage.skip_when else None
+
+    def _caller(
+        self, fn: Callable[..., Any], bindings: tuple[Binding, ...]
+    ) -> Callable[[Environment], Any]:
+        positional = [b for b in bindings if b.how == "positional"]
+        if len(positional) == len(bindings) and all(b.kind == "column" for b in bindings):
+            return self._column_caller(fn, [self._columns.index(b.key) for b in bindings])
+        first = [self._getter(b) for b in positional]
+        named = [(b.parameter, self._getter(b)) for b in bindings if b.how == "keyword"]
+        spread = next((b for b in bindings if b.how == "spread"), None)
+        taken = {b.key for b in bindings if b.kind == "column"}
+        rest = [(c, i) for i, c in enumerate(self._columns) if c not in taken] if spread else []
+
+        def call(env: Environment) -> Any:
+            arguments = [get(env) for get in first]
+            if not named and not rest:
+                return fn(*arguments)
+            keywords = {name: get(env) for name, get in named}
+            keywords = {name: v for name, v in keywords.items() if v is not _ABSENT}
+            keywords |= {name: env.values[i] for name, i in rest}
+            return fn(*arguments, **keywords)
+
+        return call
+
+    def _column_caller(
+        self, fn: Callable[..., Any], indices: list[int]
+    ) -> Callable[[Environment], Any]:
+        if indices == list(range(len(self._columns))):
+            return lambda env: fn(*env.values)
+        if len(indices) == 1:
+            only = indices[0]
+            return lambda env: fn(env.values[only])
+        if not indices:
+            return lambda env: fn()
+        pick = itemgetter(*indices)
+        return lambda env: fn(*pick(env.values))
+
+    def _getter(self, binding: Binding) -> Callable[[Environment], Any]:
+        key, name = binding.key, self.name
+        if binding.kind == "column":
+            return _value_at(self._columns.index(key))
+        if binding.kind == "const":
+            return lambda env, value=self._const[key]: value  # type: ignore[misc]
+        if binding.kind == "field":
+            return lambda env, stage=binding.stages[0]: _field(env.outputs[stage], key, stage)  # type: ignore[misc]
+        if binding.kind == "seed":
+            return lambda env: row_seed(self._key, env.row)
+        if binding.kind == "ctx":
+            return lambda env: env.ctx(name, self.attempt)
+        if binding.kind == "late":
+            return lambda env: _late(env, binding, name)
+        if self._groups is not None:
+            return lambda env, groups=self._groups: groups.table(env.unit, binding)  # type: ignore[misc]
+        return lambda env, stage=binding.stages[0]: env.wholes[stage]  # type: ignore[misc]
+
+
+def _value_at(index: int) -> Callable[[Environment], Any]:
+    return lambda env: env.values[index]
+
+
+def _field(outputs: Mapping[str, Any], key: str, stage: str) -> Any:
+    try:
+        return outputs[key]
+    except KeyError:
+        raise OutputMismatch(
+            stage, key, "a value", f"an output without it: {', '.join(outputs)}"
+        ) from None
+
+
+def _late(env: Environment, binding: Binding, name: str) -> Any:
+    """A field of a stage whose outputs are not declared, looked up now."""
+    for stage in binding.stages:
+        found = env.outputs.get(stage, {})
+        if binding.key in found:
+            return found[binding.key]
+    if binding.optional:
+        return _ABSENT
+    offered = [f for s in binding.stages for f in env.outputs.get(s, {})]
+    raise RowError(
+        f"stage '{name}': nothing fills parameter '{binding.parameter}'"
+        f"{nearest(binding.key, offered)} (stage '{', '.join(binding.stages)}' returned: "
+        f"{', '.join(offered) or 'nothing'})"
+    )
+
+
+class Evaluator:
+    """Runs the given stages on rows, one after another, in one thread.
+
+    Args:
+        stages: in the order they run.
+        columns: names of the values that `run` is given for each row.
+        save: writes an artifact of a row and returns its reference.
+        sleep: waits between attempts.
+        groups: the tables of a reduce.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        stages: Sequence[Stage],
+        columns: Sequence[str],
+        save: Callable[[int], SaveFn],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        deadline: float | None = None,
+        groups: GroupTables | None = None,
+    ) -> None:
+        self._stages = [BoundStage(s, columns, program.const, program.seed, groups) for s in stages]
+        self._read_later = {u for s in self._stages for u in s.uses}
+        self._save = save
+        self._sleep = sleep
+        self._env = Environment(lambda row: Context(row, deadline=deadline))
+        self._timed = len(stages) > 1 or any(s.timeout is not None for s in stages)
+
+    def run(
+        self,
+        rows: Iterable[int],
+        values: Iterable[tuple[Any, ...]],
+        *,
+        first: int = 0,
+        lane: Lane | None = None,
+        prior: Sequence[Cause] = (),
+    ) -> Iterator[Flushed]:
+        """Run rows in order, until `lane` wants no more, yielding results every `FLUSH_SECONDS` or
+        `FLUSH_ROWS`.
+
+        Args:
+            rows: numbers of the rows; `values` their values, in the order of `columns`.
+            first: the position of the first row, told to `lane`.
+            prior: what happened to the first row in a process that did not live to record it.
+        """
+        watcher = lane or NoLane()
+        buffer = Buffer(len(self._stages))
+        env, enter, now = self._env, watcher.enter, time.monotonic
+        started = last_flush = now()
+        add_row, add_seconds = buffer.rows.append, buffer.seconds.append
+        for position, (row, env.values) in enumerate(zip(rows, values, strict=True), first):
+            env.row, env.unit = row, position
+            if not enter(position, 0, started):
+                break
+            self._row(position, watcher, buffer, prior)
+            prior = ()
+            ended = now()
+            add_row(row)
+            add_seconds(ended - started)
+            started = ended
+            if ended - last_flush > FLUSH_SECONDS or len(buffer.rows) >= FLUSH_ROWS:
+                yield self._flush(buffer)
+                buffer = Buffer(len(self._stages))
+                add_row, add_seconds = buffer.rows.append, buffer.seconds.append
+                started = last_flush = now()
+        if buffer.rows:
+            yield self._flush(buffer)
+
+    def _row(self, position: int, lane: Lane, buffer: Buffer, prior: Sequence[Cause]) -> None:
+        """Run one row through all stages; its outputs, or why there are none, go to the buffer."""
+        env, index = self._env, len(buffer.rows)
+        skipped: set[str] = set()
+        failed = False
+        try:
+            for number, stage in enumerate(self._stages):
+                outputs = buffer.outputs[number]
+                if failed:
+                    outputs.append(NOT_RUN)
+                    continue
+                if self._timed:
+                    lane.enter(position, number, time.monotonic())
+                try:
+                    if prior or stage.skip is not None or skipped:
+                        out = self._carefully(stage, position, number, lane, buffer, prior, skipped)
+                    else:
+                        out = stage.call(env)
+                except BaseException as error:
+                    out = self._again(stage, error, position, number, lane, buffer, prior)
+                outputs.append(out)
+                if out is NOT_RUN:
+                    failed = stage.name not in skipped
+                elif stage.name in self._read_later:
+                    env.wholes[stage.name] = out
+                    env.outputs[stage.name] = split_output(out)
+            if skipped and not failed:
+                buffer.status[index] = SKIPPED
+        except BaseException as error:
+            # A fault of ours, or an output that cannot be split: the row fails, the columns stay
+            # aligned.
+            buffer.fail(index, stage.name, error)
+            for number in range(len(self._stages)):
+                del buffer.outputs[number][index:]
+                buffer.outputs[number].append(NOT_RUN)
+        finally:
+            if env.context is not None:
+                env.context.close()
+                env.context = None
+            if env.outputs:
+                env.outputs, env.wholes = {}, {}
+
+    def _carefully(
+        self,
+        stage: BoundStage,
+        position: int,
+        number: int,
+        lane: Lane,
+        buffer: Buffer,
+        prior: Sequence[Cause],
+        skipped: set[str],
+    ) -> Any:
+        """The path of rows that were tried before, or that may be skipped."""
+        if stage.uses & skipped:
+            skipped.add(stage.name)
+            return NOT_RUN
+        before = [c for c in prior if c.stage == stage.name]
+        if before:
+            return self._again(stage, None, position, number, lane, buffer, prior)
+        if stage.skip is not None and stage.skip(self._env):
+            skipped.add(stage.name)
+            return NOT_RUN
+        return stage.call(self._env)
+
+    def _again(
+        self,
+        stage: BoundStage,
+        error: BaseException | None,
+        position: int,
+        number: int,
+        lane: Lane,
+        buffer: Buffer,
+        prior: Sequence[Cause],
+    ) -> Any:
+        """After a failure: ask the policy, wait, try again; `NOT_RUN` when the row has failed for
+        good.
+
+        `error` is None where the failure was that of a process (`prior` says how).
+        """
+        env, index = self._env, len(buffer.rows)
+        causes = [c for c in prior if c.stage == stage.name]
+        started = time.monotonic()
+        while True:
+            if error is not None:
+                took = time.monotonic() - started
+                causes.append(cause_of(error, stage.name, len(causes) + 1, took))
+            decision = None
+            if stage.retry is not None:
+                decision = stage.retry(_failure(causes[-1], error, env.row))
+            if decision is None:
+                buffer.fail(index, stage.name, error, causes)
+                return NOT_RUN
+            logging.getLogger("flowdist").info(
+                "row %d, stage '%s': attempt %d failed (%s: %s); again in %.1f s",
+                env.row,
+                stage.name,
+                len(causes),
+                causes[-1].type,
+                causes[-1].message,
+                decision.delay,
+            )
+            if decision.delay > 0:
+                lane.pause()
+                self._sleep(decision.delay)
+            stage.attempt = len(causes) + 1
+            buffer.attempts[index] = buffer.attempts.get(index, 1) + 1
+            started = time.monotonic()
+            lane.enter(position, number, started)
+            try:
+                return stage.call(env)
+            except BaseException as again:
+                error = again
+            finally:
+                stage.attempt = 1
+
+    def _flush(self, buffer: Buffer) -> Flushed:
+        batches = to_batches([bound.stage for bound in self._stages], buffer, self._save)
+        return Flushed(
+            done=len(buffer.rows),
+            failed=buffer.failed,
+            skipped=len(buffer.status) - buffer.failed,
+            seconds=sum(buffer.seconds),
+            batches=batches,
+        )
+
+
+def _failure(cause: Cause, error: BaseException | None, row: int) -> Failure:
+    return Failure(
+        kind=cause.kind,
+        type=cause.type,
+        message=cause.message,
+        exception=error,
+        stage=cause.stage,
+        row=row,
+        attempt=cause.attempt,
+        elapsed=cause.elapsed,
+    )
+
+
+def try_row(program: Program, grid: pa.Table, row: int) -> dict[str, Any]:
+    """Run the stages of one row in this process; exceptions pass through."""
+    env = Environment(Context)
+    env.row = env.unit = row
+    env.values = tuple(column[row].as_py() for column in grid.columns)
+    results: dict[str, Any] = {}
+    skipped: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: env.context.close() if env.context else None)
+        for stage in program.row_stages:
+            bound = BoundStage(stage, grid.column_names, program.const, program.seed, None)
+            if bound.uses & skipped or (bound.skip is not None and bound.skip(env)):
+                skipped.add(stage.name)
+                results[stage.name] = None
+                continue
+            out = bound.call(env)
+            env.wholes[stage.name] = out
+            env.outputs[stage.name] = split_output(out)
+            check_output(stage, out)
+            results[stage.name] = env.outputs[stage.name]
+    return results

@@ -1,0 +1,323 @@
+"""Running the jobs of a launch: one of them, or all of them on this machine, phase after phase.
+
+This process never runs user code. On SIGTERM or SIGINT it ends its workers, commits finished rows,
+and leaves the run to be resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+
+from flowdist.parts import FAILED, MISSING
+from flowdist.results import row_states
+from flowdist.settings import host
+from flowdist.store import JobAttempt, RunFiles
+from flowdist.workers.groups import prepare
+from flowdist.workers.job import Job, Limits, Outcome
+from flowdist.workers.pool import Pool
+from flowdist.workers.process import WorkerSetup
+from flowdist.workers.queue import DirectoryQueue
+from flowdist.workers.source import Chunks, QueueSource, Source, Span, StaticSource
+
+logger = logging.getLogger("flowdist.launch")
+
+
+class Stopped(Exception):
+    """The launch ends early; the reason is its message."""
+
+
+@dataclass
+class StopFlag:
+    """Set by the first SIGTERM or SIGINT."""
+
+    reason: str = ""
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.reason = self.reason or f"stopped by {signal.Signals(number).name}"
+
+        before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@dataclass
+class Launch:
+    """What the processes of one launch share: the manifest, the intent, and what was done
+    before.
+    """
+
+    files: RunFiles
+    attempt: int
+    stop: StopFlag
+    manifest: dict[str, Any] = field(init=False)
+    intent: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.manifest = self.files.manifest()
+        self.intent = self.files.read_json(self.files.intent(self.attempt)) or {}
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.manifest["plan"]
+        return found
+
+    def chunks(self) -> tuple[Chunks, pa.Table]:
+        """The chunks with what is done of them, and the table of chunks itself."""
+        with pa.memory_map(str(self.files.path(self.files.CHUNKS))) as file:
+            table = pa.ipc.open_file(file).read_all()
+        done = None
+        if self.attempt > 1:
+            states = row_states(self.files, self.manifest["layout"]["rows"])
+            redo = (MISSING, FAILED) if self.intent.get("failed") else (MISSING,)
+            done = ~np.isin(states, redo)
+            done = done[self._order()]
+        first, stop = table.column("first").to_numpy(), table.column("stop").to_numpy()
+        return Chunks(first, stop, done), table
+
+    def _order(self) -> Any:
+        with pa.memory_map(str(self.files.path(self.files.GRID))) as file:
+            grid = pa.ipc.open_file(file).read_all()
+        return grid.column("_row").to_numpy() if "_row" in grid.column_names else slice(None)
+
+    def pool(self, phase: dict[str, Any], groups: Path | None = None) -> Pool:
+        """Workers for a phase, as many and of the kind that the plan says."""
+        workers, within = int(self.manifest["workers"]), self.plan["within"]
+        processes, lanes = {"sequential": (1, 1), "threads": (1, workers)}.get(within, (workers, 1))
+        setup = WorkerSetup(
+            directory=str(self.files.directory),
+            table=phase["table"],
+            attempt=self.attempt,
+            groups=None if groups is None else str(groups),
+        )
+        return Pool(
+            setup,
+            processes=processes,
+            lanes=lanes,
+            fresh=within == "subprocess",
+            stages=phase["stages"],
+            timeouts=phase["timeouts"],
+        )
+
+    @property
+    def limits(self) -> Limits:
+        most = 1 if self.plan.get("fail_fast") else self.plan.get("max_failures")
+        return Limits(max_failures=most, whole_chunks=self.plan["within"] == "subprocess")
+
+    def failures_but(self, who: JobAttempt) -> Callable[[], int]:
+        """Counts the failed rows of this launch's other jobs."""
+
+        def count() -> int:
+            beats = self.files.beats(self.attempt)
+            return sum(int(beat["failed"]) for other, beat in beats if other != who)
+
+        return count
+
+    def run(self, job: int, source: Source, pool: Pool, phase: dict[str, Any]) -> Outcome:
+        """Run one job to its end. Raises `Stopped` where the run is to stop."""
+        who = JobAttempt(job, self.attempt)
+        outcome = Job(
+            self.files,
+            who,
+            source,
+            pool,
+            table=phase["table"],
+            limits=self.limits,
+            failures_elsewhere=self.failures_but(who),
+            stopping=lambda: self.stop.reason,
+        ).run()
+        if outcome.stopped:
+            raise Stopped(outcome.stopped)
+        return outcome
+
+    def source(self, job: int, chunks: Chunks, table: pa.Table) -> Source:
+        """Where a job of the rows gets its work."""
+        whole = self.limits.whole_chunks
+        if self.plan["dispatch"] == "queue":
+            queue = queue_of(self.files, self.manifest, self.attempt)
+            worker = f"{host()}-{os.getpid()}-{job}"
+            queue.renew(worker)
+            return QueueSource(queue, chunks, worker, whole=whole)
+        mine = np.flatnonzero(table.column("job").to_numpy() == job)
+        first, stop = (int(mine[0]), int(mine[-1]) + 1) if len(mine) else (0, 0)
+        return StaticSource(chunks.spans(first, stop, whole=whole))
+
+
+def queue_of(files: RunFiles, manifest: dict[str, Any], attempt: int) -> DirectoryQueue:
+    """The queue of one launch: a new launch never meets the claims of an older one."""
+    return DirectoryQueue(files.store, f"queue/{attempt:04d}", lease=float(manifest["lease"]))
+
+
+def job_main(directory: Path, attempt: int, job: int) -> int:
+    """Run one job of the rows: what a scheduler's task calls."""
+    files, stop = RunFiles.at(directory), StopFlag()
+    _log()
+    with stop.on_signals():
+        try:
+            launch = Launch(files, attempt, stop)
+            phase = launch.manifest["phases"][0]
+            chunks, table = launch.chunks()
+            with contextlib.closing(launch.pool(phase)) as pool:
+                launch.run(job, launch.source(job, chunks, table), pool, phase)
+        except Stopped as why:
+            logger.info("job %d: %s", job, why)
+            return 1
+        except Exception as error:
+            _record_failure(files, JobAttempt(job, attempt), error)
+            return 3
+    return 0
+
+
+def launch_main(directory: Path, attempt: int) -> int:
+    """Run all jobs of a launch on this machine: rows first, then each reduce."""
+    files, stop = RunFiles.at(directory), StopFlag()
+    _log()
+    me = psutil.Process()
+    if max(files.attempts(), default=attempt) > attempt:
+        logger.error("launch %d is not run: a later one exists", attempt)
+        return 1
+    files.put_json(
+        files.launch(attempt),
+        {"time": time.time(), "host": host(), "pid": me.pid, "created": me.create_time()},
+    )
+    with stop.on_signals():
+        try:
+            launch = Launch(files, attempt, stop)
+            _run_rows(launch)
+            for phase in launch.manifest["phases"][1:]:
+                _run_reduce(launch, phase)
+        except Stopped as why:
+            logger.info("launch %d: %s", attempt, why)
+            files.request_stop(attempt, str(why), time.time())
+            return 1
+        except Exception as error:
+            _record_failure(files, JobAttempt(99999, attempt), error)
+            return 3
+    return 0
+
+
+def _run_rows(launch: Launch) -> None:
+    phase = launch.manifest["phases"][0]
+    jobs: list[int] = launch.intent.get("jobs", [])
+    at_once = min(int(launch.manifest["jobs_at_once"]), len(jobs))
+    if at_once > 1:
+        _run_job_processes(launch, jobs, at_once)
+        return
+    chunks, table = launch.chunks()
+    with contextlib.closing(launch.pool(phase)) as pool:
+        for job in jobs:
+            launch.run(job, launch.source(job, chunks, table), pool, phase)
+
+
+def _run_job_processes(launch: Launch, jobs: list[int], at_once: int) -> None:
+    """Run each job in a process of its own, `at_once` of them at a time."""
+    waiting, running = list(jobs), dict[int, subprocess.Popen[bytes]]()
+    failed: list[int] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once and not launch.stop.reason:
+                job = waiting.pop(0)
+                running[job] = _start_job(launch, job)
+            if launch.stop.reason:
+                break
+            time.sleep(0.05)
+            ended = [job for job, process in running.items() if process.poll() is not None]
+            failed += [job for job in ended if running.pop(job).returncode != 0]
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
+    if launch.stop.reason:
+        raise Stopped(launch.stop.reason)
+    request = launch.files.read_json(launch.files.stop(launch.attempt))
+    if request is not None:
+        raise Stopped(str(request["reason"]))
+    states = row_states(launch.files, launch.manifest["layout"]["rows"])
+    missing = int((states == MISSING).sum())
+    if missing:
+        raise Stopped(
+            f"{missing} rows have no result: jobs {failed or jobs} ended before they were done"
+        )
+
+
+def _start_job(launch: Launch, job: int) -> subprocess.Popen[bytes]:
+    log = launch.files.path(launch.files.log(JobAttempt(job, launch.attempt)))
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "flowdist.workers", "job"]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*command, str(launch.files.directory), str(launch.attempt), str(job)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+
+
+def _run_reduce(launch: Launch, phase: dict[str, Any]) -> None:
+    """Run a reduce over all its groups; after a resume only what is missing, unless rows were run
+    anew.
+    """
+    with tempfile.TemporaryDirectory(prefix="flowdist-groups-") as scratch:
+        rows = launch.manifest["layout"]["rows"]
+        groups = prepare(launch.files, rows, tuple(phase["by"]), Path(scratch))
+        spans = [Span(0, groups)]
+        if launch.attempt > 1 and not launch.intent.get("jobs"):
+            states = row_states(launch.files, groups, phase["table"])
+            done = ~np.isin(
+                states, (MISSING, FAILED) if launch.intent.get("failed") else (MISSING,)
+            )
+            spans = Chunks(np.arange(groups), np.arange(groups) + 1, done).spans(
+                0, groups, whole=False
+            )
+        with contextlib.closing(launch.pool(phase, Path(scratch))) as pool:
+            launch.run(int(phase["first_job"]), StaticSource(spans), pool, phase)
+
+
+def _record_failure(files: RunFiles, who: JobAttempt, error: Exception) -> None:
+    """Say in the run why a job could not go on."""
+    text = f"{type(error).__name__}: {error}"
+    logger.error("%s", "".join(traceback.format_exception(error)))
+    files.put_beat(
+        who,
+        {
+            "time": time.time(),
+            "state": "failed",
+            "reason": text,
+            "host": host(),
+            "pid": os.getpid(),
+            "rows": 0,
+            "ok": 0,
+            "failed": 0,
+            "skipped": 0,
+        },
+    )
+
+
+def _log() -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
+    )
