@@ -1,4 +1,4 @@
-"""Settings of Sphinx. The build needs no network, and every warning is an error (see the Makefile)."""
+"""Settings of Sphinx. The build needs no network; every warning is an error (see the Makefile)."""
 
 from __future__ import annotations
 

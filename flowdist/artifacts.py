@@ -16,17 +16,17 @@ import hashlib
 import importlib.util
 import io
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import cloudpickle
 import numpy as np
 import pyarrow as pa
 
 from flowdist.errors import ArtifactError, UsageError, nearest
+from flowdist.outputs import frame_kind
 
 ARTIFACT_TYPE = pa.struct(
     [
@@ -44,9 +44,7 @@ INLINE_BYTES = 256 * 1024
 milliseconds of metadata whatever its size, as long as it takes to write about this much."""
 
 SaveFn: TypeAlias = Callable[[str, str, int, Any, "str | None"], dict[str, Any]]
-"""`save(stage, field, index, obj, codec)` stores an object; it returns its `ARTIFACT_TYPE` struct."""
-
-FrameKind: TypeAlias = Literal["pandas", "arrow", "polars"]
+"""`save(stage, field, index, obj, codec)` stores an object, returns its `ARTIFACT_TYPE` struct."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,11 @@ class ArtifactType:
     def __call__(self, codec: str | None = None) -> ArtifactType:
         """The same marker with a codec of your choice; None chooses by the type of the object."""
         return ArtifactType(codec)
+
+    def __or__(self, other: None) -> Any:
+        from flowdist.declare import optional
+
+        return optional(self)
 
     def __repr__(self) -> str:
         return "artifact" if self.codec is None else f"artifact(codec={self.codec!r})"
@@ -287,23 +290,6 @@ def _size(n: float) -> str:
             return f"{n:.0f} {unit}"
         n /= 1024
     return f"{n:.1f} GiB"
-
-
-def frame_kind(obj: object) -> FrameKind | None:
-    """Which library's table an object is, without importing any: an instance proves it is imported.
-
-    >>> frame_kind(pa.table({"x": [1]})), frame_kind([1])
-    ('arrow', None)
-    """
-    if isinstance(obj, (pa.Table, pa.RecordBatch)):
-        return "arrow"
-    for kind in ("pandas", "polars"):
-        library = sys.modules.get(kind)
-        # A library that is still being imported has no DataFrame yet.
-        frame = getattr(library, "DataFrame", None)
-        if frame is not None and isinstance(obj, frame):
-            return "pandas" if kind == "pandas" else "polars"
-    return None
 
 
 # The built-in codecs. A codec must not take on its own account what it would change, so subclasses

@@ -94,6 +94,12 @@ def bind(fn: Callable[..., Any], scope: Scope) -> tuple[Binding, ...]:
         keyword_from_here |= parameter.kind is parameter.KEYWORD_ONLY
         # A late value may be absent, so an optional one must be left out by name.
         keyword_from_here |= found.optional
+        if keyword_from_here and parameter.kind is parameter.POSITIONAL_ONLY:
+            raise FlowError(
+                f"{scope.where}: parameter '{parameter.name}' is positional only, so it cannot be "
+                "given when an optional one is left to its default; take the '/' out of the "
+                "signature"
+            )
         bound.append(
             Binding(
                 parameter.name,
@@ -124,9 +130,11 @@ def resolve(
     """What fills parameter `name`; None where nothing does and its default is to be used."""
     found = _candidates(name, scope)
     if len(found) > 1:
+        qualified = _qualified(name, found)
+        choice = f", or ask for it as {' or '.join(qualified)}" if qualified else ""
         raise FlowError(
             f"{scope.where}: parameter '{name}' could be filled by {_join(found)}; "
-            f"rename one, or ask for it as one of {', '.join(_qualified(name, found))}"
+            f"rename one{choice}"
         )
     if found:
         return next(iter(found.values()))
@@ -186,8 +194,7 @@ def _stage_fields(name: str, scope: Scope) -> dict[str, Binding]:
 
 def _qualified(name: str, found: Mapping[str, Binding]) -> list[str]:
     """Names that would not be ambiguous: ``stage__field`` for every stage among the candidates."""
-    fields = [f"'{b.stages[0]}__{name}'" for b in found.values() if b.kind == "field"]
-    return fields or [f"another name than '{name}'"]
+    return [f"'{b.stages[0]}__{name}'" for b in found.values() if b.kind == "field"]
 
 
 def _offered(scope: Scope) -> list[str]:

@@ -6,13 +6,11 @@ This is the ground that the modules about outputs share: `schema` makes fields o
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import reprlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -86,26 +84,6 @@ def kind_of(arrow: pa.DataType) -> Kind:
     return "value"
 
 
-def record_of(obj: object) -> Mapping[Any, Any] | None:
-    """The fields of a dict, dataclass, NamedTuple or pydantic model; None for anything else.
-
-    >>> record_of({"a": 1}), record_of([1])
-    ({'a': 1}, None)
-    """
-    if isinstance(obj, Mapping):
-        return obj
-    if isinstance(obj, type):
-        return None
-    if dataclasses.is_dataclass(obj):
-        return {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
-    if isinstance(obj, tuple) and hasattr(obj, "_fields"):
-        return dict(zip(obj._fields, obj, strict=True))
-    names = getattr(type(obj), "model_fields", None)
-    if isinstance(names, Mapping):
-        return {name: getattr(obj, name) for name in names}
-    return None
-
-
 _SPELT = {
     pa.null(): "None",
     pa.bool_(): "bool",
@@ -165,4 +143,7 @@ def describe(value: object) -> str:
         text = _short.repr(value)
     except Exception:
         text = "whose repr fails"
-    return f"{type(value).__name__} {' '.join(text.split())}"
+    text = " ".join(text.split())
+    kind = type(value).__name__
+    names_itself = text.partition("(")[0].rpartition(".")[2] == kind
+    return text if names_itself else f"{kind} {text}"

@@ -56,7 +56,8 @@ class Stage:
     @property
     def uses(self) -> tuple[str, ...]:
         """Earlier stages that this one reads from."""
-        return tuple(dict.fromkeys(s for b in self.bindings for s in b.stages))
+        filled = (*self.bindings, *self.skip_bindings)
+        return tuple(dict.fromkeys(s for b in filled for s in b.stages))
 
 
 @dataclass(frozen=True)
@@ -527,7 +528,7 @@ def _seconds(value: float | str | None, where: str) -> float | None:
     if isinstance(value, str):
         from flowdist.resources import parse_time
 
-        value = parse_time(value)
+        value = parse_time(value, f"{where}: timeout")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise FlowError(
             f"{where}: timeout={value!r}; expected seconds above 0, or a text like '2h'"

@@ -38,25 +38,27 @@ class Clash:
 def unify(schemas: Sequence[pa.Schema]) -> pa.Schema | Clash:
     """One schema that all of `schemas` can be cast to: fields united, types widened."""
     fields: dict[str, pa.Field] = {}
-    origin: dict[str, int] = {}
-    seen: list[pa.Schema] = []
+    seen: list[tuple[int, pa.Schema]] = []
     for index, schema in enumerate(schemas):
-        if any(schema.equals(known) for known in seen):
+        if any(schema.equals(known) for _, known in seen):
             continue
-        seen.append(schema)
         for field in schema:
             known_field = fields.get(field.name)
-            if known_field is None:
-                fields[field.name], origin[field.name] = field, index
-                continue
-            united = unify_fields(known_field, field)
+            united = field if known_field is None else unify_fields(known_field, field)
             if united is None:
-                return Clash(field.name, origin[field.name], index, known_field.type, field.type)
-            if united.type != known_field.type:
-                origin[field.name] = index
+                return _clash(field, index, seen)
             fields[field.name] = united
+        seen.append((index, schema))
     ordered = sorted(fields.values(), key=lambda f: f.name not in RECORD)
     return pa.schema(ordered)
+
+
+def _clash(field: pa.Field, index: int, seen: Sequence[tuple[int, pa.Schema]]) -> Clash:
+    """The clash of a field with the first schema that it clashes with by itself."""
+    having = [(i, s.field(field.name)) for i, s in seen if field.name in s.names]
+    apart = [(i, other) for i, other in having if unify_fields(other, field) is None]
+    first, other = (apart or having)[0]
+    return Clash(field.name, first, index, other.type, field.type)
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -8,7 +8,9 @@ site-packages.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import io
 import pickle
 import platform
 import site
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
 
 def dump_program(program: Program) -> bytes:
     """Pickle a program by value. Raises whatever pickling raises; preflight explains it."""
+    buffer = io.BytesIO()
     with project_modules_by_value():
-        data: bytes = cloudpickle.dumps(program)
-    return data
+        pickler = cloudpickle.CloudPickler(buffer)
+        pickler.dispatch_table[_CACHED] = _reduce_cached
+        pickler.dump(program)
+    return buffer.getvalue()
 
 
 def describe(data: bytes) -> dict[str, Any]:
@@ -83,6 +88,25 @@ def difference(there: Mapping[str, str]) -> str:
         if name in there and there[name] != here[name]
     ]
     return f" ({'; '.join(differing)})" if differing else ""
+
+
+_CACHED: Any = type(functools.lru_cache(lambda: None))
+
+
+def _reduce_cached(function: Any) -> Any:
+    """A function under functools.cache: by value where it is the project's own.
+
+    cloudpickle would pickle it by its name, which no worker could import.
+    """
+    home = function.__module__
+    if home != "__main__" and not is_project_module(sys.modules.get(home)):
+        return str(function.__qualname__)
+    parameters = function.cache_parameters()
+    return _cached, (function.__wrapped__, parameters["maxsize"], parameters["typed"])
+
+
+def _cached(function: Any, maxsize: int | None, typed: bool) -> Any:
+    return functools.lru_cache(maxsize, typed)(function)
 
 
 @contextlib.contextmanager

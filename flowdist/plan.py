@@ -64,9 +64,9 @@ def _count(value: object) -> int:
 def _columns(value: object) -> tuple[str, ...]:
     names = () if value is None else (value,) if isinstance(value, str) else value
     columns = tuple(names) if isinstance(names, Iterable) else (names,)
-    if all(isinstance(name, str) and name for name in columns):
-        if len(set(columns)) == len(columns):
-            return columns
+    named = all(isinstance(name, str) and name for name in columns)
+    if named and len(set(columns)) == len(columns):
+        return columns
     raise ValueError("a column name, a list of different column names, or None")
 
 

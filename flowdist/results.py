@@ -78,9 +78,13 @@ def row_states(files: RunFiles, rows: int, table: str = "rows") -> NDArray[np.in
     states = np.full(rows, MISSING, np.int8)
     for _, part in sorted(load_parts(files, table, ("_row", "_status")), key=lambda pair: pair[0]):
         numbers, status = part.column("_row").to_numpy(), part.column("_status").to_numpy()
-        # An ok row stays ok whatever a later attempt says of it.
-        fresh = (states[numbers] == MISSING) | (states[numbers] == FAILED)
-        states[numbers[fresh]] = status[fresh]
+        if table == "rows":
+            # A row that has ended well stays so, whatever a later attempt says of it. (A reduce is
+            # computed anew after rows were: see `_choose`.)
+            ended = (states[numbers] != MISSING) & (states[numbers] != FAILED)
+            fresh = ~(ended & (status == FAILED))
+            numbers, status = numbers[fresh], status[fresh]
+        states[numbers] = status
     return states
 
 
@@ -144,52 +148,76 @@ def _united(tables: list[pa.Table], clashes: Clashes) -> list[pa.Table]:
     while True:
         schema = unify([t.schema for t in tables])
         if isinstance(schema, Clash):
-            if clashes == "raise":
-                raise _type_clash(schema, tables)
-            tables = [_as_text(t, schema.field) for t in tables]
-            continue
-        try:
-            return [conform(t, schema) for t in tables]
-        except pa.ArrowInvalid:
-            # Some int is beyond what a float holds exactly.
-            clash = _inexact(tables, schema)
-            if clashes == "raise":
-                raise _type_clash(clash, tables) from None
-            tables = [_as_text(t, clash.field) for t in tables]
-
-
-def _inexact(tables: list[pa.Table], schema: pa.Schema) -> Clash:
-    for index, table in enumerate(tables):
-        for field in table.schema:
+            name = schema.field
+            witnesses = [
+                _first_of_type(tables, name, type_)
+                for type_ in (schema.first_type, schema.second_type)
+            ]
+        else:
             try:
-                table.column(field.name).cast(schema.field(field.name).type)
+                return [conform(t, schema) for t in tables]
             except pa.ArrowInvalid:
-                wide = schema.field(field.name).type
-                other = next(
-                    i
-                    for i, t in enumerate(tables)
-                    if field.name in t.column_names and t.schema.field(field.name).type == wide
-                )
-                return Clash(field.name, index, other, field.type, wide)
+                name, witnesses = _inexact(tables, schema)
+        if clashes == "raise":
+            raise _type_clash(name, *witnesses)
+        tables = [_as_text(t, name) for t in tables]
+
+
+# A row and the type of what it gave.
+Witness = tuple[int, pa.DataType]
+
+
+def _first_of_type(tables: Sequence[pa.Table], name: str, type_: pa.DataType) -> Witness:
+    """The first row with a value among the tables whose column is of the type."""
+    having = [
+        t for t in tables if name in t.column_names and t.schema.field(name).type.equals(type_)
+    ]
+    # Nulls take the type of the rows beside them, and those may have been in a part that is gone.
+    table = next((t for t in having if t.column(name).null_count < t.num_rows), having[0])
+    index = pc.index(pc.is_valid(table.column(name)), True).as_py()
+    return table.column("_row")[max(index, 0)].as_py(), type_
+
+
+def _inexact(tables: Sequence[pa.Table], schema: pa.Schema) -> tuple[str, list[Witness]]:
+    """The column, and a row of it with an int that the others' floats do not hold exactly."""
+    for table in tables:
+        for field in table.schema:
+            column, wide = table.column(field.name), schema.field(field.name).type
+            if _casts(column, wide):
+                continue
+            first, stop = 0, len(column)
+            while stop - first > 1:
+                middle = (first + stop) // 2
+                if _casts(column.slice(first, middle - first), wide):
+                    first = middle
+                else:
+                    stop = middle
+            other = next(
+                found
+                for t in tables
+                if field.name in t.column_names
+                and (found := t.schema.field(field.name).type) not in (field.type, pa.null())
+            )
+            row = table.column("_row")[first].as_py()
+            return field.name, [(row, field.type), _first_of_type(tables, field.name, other)]
     raise AssertionError("every column can be cast")
 
 
-def _type_clash(clash: Clash, tables: list[pa.Table]) -> TypeClash:
-    stage, _, name = clash.field.partition(".")
+def _casts(column: pa.ChunkedArray, type_: pa.DataType) -> bool:
+    try:
+        column.cast(type_)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
-    def witness(index: int) -> int:
-        table = tables[index]
-        valid = pc.is_valid(table.column(clash.field))
-        row: int = table.filter(valid).column("_row")[0].as_py()
-        return row
 
+def _type_clash(column: str, one: Witness, other: Witness) -> TypeClash:
+    stage, _, name = column.partition(".")
     return TypeClash(
-        f"stage '{stage}', field '{name}': row {witness(clash.first)} gave {clash.first_type} "
-        "and row "
-        f"{witness(clash.second)} gave {clash.second_type}, which no column holds together; "
-        "declare the "
-        f"field (returns={{'{name}': ...}}) and submit again, or collect(clashes='text') to see "
-        "both as text"
+        f"stage '{stage}', field '{name}': row {one[0]} gave {one[1]} and row {other[0]} gave "
+        f"{other[1]}, which no column holds together; declare the field "
+        f"(returns={{'{name}': ...}}) and submit again, or collect(clashes='text') to see both as "
+        "text"
     )
 
 

@@ -52,6 +52,10 @@ class Refused(Exception):
         super().__init__(index, expected, got, path)
         self.index, self.expected, self.got, self.path = index, expected, got, path
 
+    def at(self, index: int) -> Refused:
+        """The same, where the column was part of another one."""
+        return Refused(index, self.expected, self.got, self.path)
+
     def within(self, index: int, step: str) -> Refused:
         """The same culprit, seen from the column of lists or structs that holds it."""
         return Refused(index, self.expected, self.got, step + self.path)
@@ -212,19 +216,17 @@ def _date(value: Any, arrow: pa.DataType) -> dt.date:
     raise Unfit
 
 
-def _timestamp(value: Any, arrow: pa.DataType) -> int:
-    if isinstance(value, np.datetime64):
-        aware, exact = False, value
-    elif isinstance(value, dt.datetime):
-        aware = value.utcoffset() is not None
-        exact = _instant(value)
-    else:
+def _timestamp(value: Any, arrow: pa.DataType) -> int | dt.datetime:
+    if not isinstance(value, (dt.datetime, np.datetime64)):
         raise Unfit
+    aware = isinstance(value, dt.datetime) and value.utcoffset() is not None
     if aware and arrow.tz is None:
         raise Unfit("has a time zone; declare pa.timestamp('us', tz='UTC'), or drop the zone")
     if not aware and arrow.tz is not None:
         raise Unfit("has no time zone, so it is no definite instant")
-    return _ticks(exact, "datetime64", arrow)
+    if type(value) is dt.datetime and arrow.unit == "us":
+        return value
+    return _ticks(value if isinstance(value, np.datetime64) else _instant(value), arrow)
 
 
 def _instant(value: dt.datetime) -> np.datetime64:
@@ -244,11 +246,11 @@ def _duration(value: Any, arrow: pa.DataType) -> int:
         value = np.timedelta64(value, "us")
     if not isinstance(value, np.timedelta64):
         raise Unfit
-    return _ticks(value, "timedelta64", arrow)
+    return _ticks(value, arrow)
 
 
-def _ticks(exact: Any, family: str, arrow: pa.DataType) -> int:
-    count = exact.astype(f"{family}[{arrow.unit}]")
+def _ticks(exact: np.datetime64 | np.timedelta64, arrow: pa.DataType) -> int:
+    count = exact.astype(f"{type(exact).__name__}[{arrow.unit}]")
     # The way back shows both a lost fraction and an overflow, which NumPy lets wrap around.
     if count.astype(exact.dtype) != exact:
         raise Unfit(f"not exact as {arrow}")
@@ -279,7 +281,9 @@ def _null(value: Any, arrow: pa.DataType) -> None:
 _INT_TYPES = [pa.int8(), pa.int16(), pa.int32(), pa.int64()]
 _INT_TYPES += [pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
 _NARROW_FLOATS: dict[int, type[np.floating[Any]]] = {
-    pa.float32().id: np.float32, pa.float16().id: np.float16}
+    pa.float32().id: np.float32,
+    pa.float16().id: np.float16,
+}
 
 _INTS: frozenset[type] = frozenset({int, *(t.to_pandas_dtype() for t in _INT_TYPES)})
 _FLOATS: frozenset[type] = frozenset({float, np.float64, np.float32, np.float16})

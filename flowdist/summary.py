@@ -248,7 +248,8 @@ def _idle_workers(summary: PlanSummary) -> Iterator[str]:
     if plan.chunks_per_job is not None and layout.jobs > 1:
         advice = f"Raise chunks_per_job, or set workers={most}."
     elif layout.jobs > 1:
-        target = max(1, int(tasks.sum()) // workers)
+        running = plan.jobs_running(layout.jobs)
+        target = running if plan.here else max(1, int(tasks.sum()) // workers)
         advice = f"Set target_jobs={target} or workers={most}."
     elif plan.within == "subprocess" and layout.chunks < layout.rows:
         advice = f"Cut smaller chunks with rows_per_chunk, or set workers={most}."
@@ -296,7 +297,7 @@ def _too_few_cores(summary: PlanSummary) -> Iterator[str]:
 
 def _large_group(summary: PlanSummary, grid: pa.Table | None) -> Iterator[str]:
     plan, layout = summary.plan, summary.layout
-    alone = plan.within in ("subprocess", "sequential")
+    alone = plan.within == "subprocess"
     if not plan.by or not layout.rows or not (alone or layout.jobs > 1):
         return  # the workers of a single pool share the rows of any group
     largest = int(layout.chunk_rows.argmax())

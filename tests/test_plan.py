@@ -281,13 +281,18 @@ def test_the_counts() -> None:
 
 
 def test_cores_used_are_those_that_have_something_to_do() -> None:
-    plan = local(by="subject", jobs_at_once=2, workers=4, cpus=2)
-    summary = summary_of(subjects(3, 4), plan, cores=64)
-    assert (summary.cores_used, summary.cores_asked) == (4, 16)
+    pool = local(by="subject", jobs_at_once=2, workers=4, cpus=2)
+    summary = summary_of(subjects(3, 3), pool, cores=64)
+    assert (summary.cores_used, summary.cores_asked) == (12, 16)
+
+
+def test_a_fresh_process_takes_a_whole_chunk() -> None:
+    fresh = local(by="subject", jobs_at_once=2, workers=4, cpus=2, within="subprocess")
+    assert summary_of(subjects(3, 3), fresh, cores=64).cores_used == 4
 
 
 def test_in_a_queue_any_worker_takes_any_chunk() -> None:
-    plan = local(rows_per_chunk=4, target_jobs=2, workers=4, dispatch="queue")
+    plan = local(rows_per_chunk=4, target_jobs=2, workers=4, dispatch="queue", within="subprocess")
     assert summary_of(subjects(5, 4), plan, cores=8).cores_used == 5
 
 
@@ -311,7 +316,7 @@ def test_it_prints_as_a_table() -> None:
 def test_repr_and_rich_say_the_same() -> None:
     summary = summary_of(subjects(3, 2), local(by="subject", workers=9))
     page = io.StringIO()
-    Console(width=100, file=page).print(summary)
+    Console(width=100, file=page, color_system=None).print(summary)
     printed = [line.rstrip() for line in page.getvalue().splitlines()]
     assert repr(summary).splitlines() == str(summary).splitlines() == printed
 
@@ -344,20 +349,20 @@ def test_the_dict_is_json() -> None:
             local(by="subject", workers=3),
             {},
             (
-                "A job has 3 workers but at most 1 chunk: 2 of them will be idle. "
-                "Set target_jobs=4 or workers=1."
+                "A job has 3 workers but at most 2 rows: 1 of them will be idle. "
+                "Set target_jobs=1 or workers=2."
             ),
         ),
         (
-            local(by="subject", workers=3, chunks_per_job=2),
+            local(by="subject", workers=3, chunks_per_job=2, within="subprocess"),
             {},
             (
                 "A job has 3 workers but at most 2 chunks: 1 of them will be idle. "
-                "Set chunks_per_job=3 or workers=2."
+                "Raise chunks_per_job, or set workers=2."
             ),
         ),
         (
-            local(rows_per_chunk=12, workers=3),
+            local(rows_per_chunk=12, workers=3, within="subprocess"),
             {},
             (
                 "A job has 3 workers but at most 2 chunks: 1 of them will be idle. "
@@ -365,9 +370,18 @@ def test_the_dict_is_json() -> None:
             ),
         ),
         (
+            local(by="subject", workers=2),
+            {},
+            (
+                "12 jobs take turns with 2 workers but at most 1 chunk each, "
+                "and every one starts and empties a pool of its own. "
+                "Set target_jobs=1 to run all rows in one pool."
+            ),
+        ),
+        (
             local(workers=30),
             {"cores": 64},
-            "A job has 30 workers but at most 24 chunks: 6 of them will be idle. Set workers=24.",
+            "A job has 30 workers but at most 24 rows: 6 of them will be idle. Set workers=24.",
         ),
         (
             local(workers=2, within="sequential"),
@@ -437,10 +451,10 @@ def test_a_few_rows_on_many_cores_are_no_mistake() -> None:
 
 def test_a_group_with_over_half_of_the_rows_is_named() -> None:
     grid = pa.table({"site": ["a", None, None, None], "year": [1, 1, 1, 1]})
-    plan = local(by=["site", "year"], target_jobs=1, workers=2)
+    plan = local(by=["site", "year"], target_jobs=2, workers=1)
     assert summary_of(grid, plan).warnings == [
         (
-            "The group site=None, year=1 holds 3 of 4 rows, and a single worker runs them. "
+            "The group site=None, year=1 holds 3 of 4 rows, and a single job runs them. "
             "Split it with rows_per_chunk, or group by more columns."
         )
     ]
@@ -448,15 +462,20 @@ def test_a_group_with_over_half_of_the_rows_is_named() -> None:
 
 def test_without_the_grid_the_large_group_has_a_number() -> None:
     grid = pa.table({"site": ["a", "b", "b"]})
-    plan = local(by="site", target_jobs=1, workers=1)
+    plan = local(by="site", target_jobs=1, workers=1, within="subprocess")
     summary = summarize(plan, make_layout(plan, grid, 1), cores=4, memory=GIB)
-    assert summary.warnings[0].startswith("Group number 1 holds 2 of 3 rows")
+    assert summary.warnings == [
+        (
+            "Group number 1 holds 2 of 3 rows, and a single worker runs them. "
+            "Split it with rows_per_chunk, or group by more columns."
+        )
+    ]
 
 
-def test_a_large_group_that_is_split_is_fine() -> None:
+@pytest.mark.parametrize("options", [{"rows_per_chunk": 2, "target_jobs": 2}, {"target_jobs": 1}])
+def test_a_large_group_is_fine_where_it_is_split_or_shared(options: dict[str, Any]) -> None:
     grid = pa.table({"site": ["a", "b", "b", "b"]})
-    plan = local(by="site", rows_per_chunk=2, target_jobs=1, workers=2)
-    assert summary_of(grid, plan).warnings == []
+    assert summary_of(grid, local(by="site", workers=1, **options)).warnings == []
 
 
 def test_jobs_by_the_ten_thousand_are_packed() -> None:

@@ -123,7 +123,10 @@ class BoundStage:
         self._const = const
         self._key = stage_key(seed, stage.name) if seed is not None else (0, 0)
         self._groups = groups
-        self.uses = frozenset(stage.uses) if not stage.is_reduce else frozenset()
+        filled = () if stage.is_reduce else (*stage.bindings, *stage.skip_bindings)
+        self.reads = frozenset(s for b in filled for s in b.stages)
+        # What an optional parameter is taken from may be absent, so it may be skipped as well.
+        self.uses = frozenset(s for b in filled if not b.optional for s in b.stages)
         self.call = self._caller(stage.fn, stage.bindings)
         self.skip = self._caller(stage.skip_when, stage.skip_bindings) if stage.skip_when else None
 
@@ -234,7 +237,7 @@ class Evaluator:
         groups: GroupTables | None = None,
     ) -> None:
         self._stages = [BoundStage(s, columns, program.const, program.seed, groups) for s in stages]
-        self._read_later = {u for s in self._stages for u in s.uses}
+        self._read_later = {name for s in self._stages for name in s.reads}
         self._save = save
         self._sleep = sleep
         self._env = Environment(lambda row: Context(row, deadline=deadline))
@@ -266,7 +269,7 @@ class Evaluator:
             env.row, env.unit = row, position
             if not enter(position, 0, started):
                 break
-            self._row(position, watcher, buffer, prior)
+            self._row(position, watcher, buffer, prior, started)
             prior = ()
             ended = now()
             add_row(row)
@@ -280,7 +283,9 @@ class Evaluator:
         if buffer.rows:
             yield self._flush(buffer)
 
-    def _row(self, position: int, lane: Lane, buffer: Buffer, prior: Sequence[Cause]) -> None:
+    def _row(
+        self, position: int, lane: Lane, buffer: Buffer, prior: Sequence[Cause], started: float
+    ) -> None:
         """Run one row through all stages; its outputs, or why there are none, go to the buffer."""
         env, index = self._env, len(buffer.rows)
         skipped: set[str] = set()
@@ -292,29 +297,34 @@ class Evaluator:
                     outputs.append(NOT_RUN)
                     continue
                 if self._timed:
-                    lane.enter(position, number, time.monotonic())
+                    started = time.monotonic()
+                    lane.enter(position, number, started)
                 try:
                     if prior or stage.skip is not None or skipped:
-                        out = self._carefully(stage, position, number, lane, buffer, prior, skipped)
+                        out = self._carefully(
+                            stage, position, number, lane, buffer, prior, skipped, started
+                        )
                     else:
                         out = stage.call(env)
                 except BaseException as error:
-                    out = self._again(stage, error, position, number, lane, buffer, prior)
+                    out = self._again(
+                        stage, error, position, number, lane, buffer, prior, skipped, started
+                    )
                 outputs.append(out)
                 if out is NOT_RUN:
                     failed = stage.name not in skipped
                 elif stage.name in self._read_later:
                     env.wholes[stage.name] = out
-                    env.outputs[stage.name] = split_output(out)
+                    env.outputs[stage.name] = split_output(out, stage.name)
             if skipped and not failed:
                 buffer.status[index] = SKIPPED
         except BaseException as error:
             # A fault of ours, or an output that cannot be split: the row fails, the columns stay
             # aligned.
             buffer.fail(index, stage.name, error)
-            for number in range(len(self._stages)):
-                del buffer.outputs[number][index:]
-                buffer.outputs[number].append(NOT_RUN)
+            for outputs in buffer.outputs[number:]:
+                del outputs[index:]
+                outputs.append(NOT_RUN)
         finally:
             if env.context is not None:
                 env.context.close()
@@ -331,6 +341,7 @@ class Evaluator:
         buffer: Buffer,
         prior: Sequence[Cause],
         skipped: set[str],
+        started: float,
     ) -> Any:
         """The path of rows that were tried before, or that may be skipped."""
         if stage.uses & skipped:
@@ -338,7 +349,10 @@ class Evaluator:
             return NOT_RUN
         before = [c for c in prior if c.stage == stage.name]
         if before:
-            return self._again(stage, None, position, number, lane, buffer, prior)
+            return self._again(stage, None, position, number, lane, buffer, prior, skipped, started)
+        return self._attempt(stage, skipped)
+
+    def _attempt(self, stage: BoundStage, skipped: set[str]) -> Any:
         if stage.skip is not None and stage.skip(self._env):
             skipped.add(stage.name)
             return NOT_RUN
@@ -353,6 +367,8 @@ class Evaluator:
         lane: Lane,
         buffer: Buffer,
         prior: Sequence[Cause],
+        skipped: set[str],
+        started: float,
     ) -> Any:
         """After a failure: ask the policy, wait, try again; `NOT_RUN` when the row has failed for
         good.
@@ -361,7 +377,6 @@ class Evaluator:
         """
         env, index = self._env, len(buffer.rows)
         causes = [c for c in prior if c.stage == stage.name]
-        started = time.monotonic()
         while True:
             if error is not None:
                 took = time.monotonic() - started
@@ -385,11 +400,12 @@ class Evaluator:
                 lane.pause()
                 self._sleep(decision.delay)
             stage.attempt = len(causes) + 1
-            buffer.attempts[index] = buffer.attempts.get(index, 1) + 1
+            failed = len(causes) if error is None else 1
+            buffer.attempts[index] = buffer.attempts.get(index, 1) + failed
             started = time.monotonic()
             lane.enter(position, number, started)
             try:
-                return stage.call(env)
+                return self._attempt(stage, skipped)
             except BaseException as again:
                 error = again
             finally:
@@ -436,7 +452,7 @@ def try_row(program: Program, grid: pa.Table, row: int) -> dict[str, Any]:
                 continue
             out = bound.call(env)
             env.wholes[stage.name] = out
-            env.outputs[stage.name] = split_output(out)
+            env.outputs[stage.name] = split_output(out, stage.name)
             check_output(stage, out)
             results[stage.name] = env.outputs[stage.name]
     return results

@@ -66,7 +66,7 @@ def prepare(files: RunFiles, rows: int, by: tuple[str, ...], directory: Path) ->
     )
     _write(directory / "rows.arrow", table)
     _write(directory / "groups.arrow", keys)
-    return keys.num_rows
+    return int(keys.num_rows)
 
 
 def load_groups(

@@ -26,7 +26,9 @@ from flowdist.workers.source import Source, Span
 
 logger = logging.getLogger("flowdist.job")
 
-BEAT_SECONDS = 2.0
+# Heartbeats come often in the first seconds, when somebody watches, then less: a twentieth of a
+# job's age.
+FIRST_BEAT, LONGEST_BEAT = 0.25, 5.0
 # A task is sized to take about this long: long enough to hide its hand-over, short enough to share
 # out evenly.
 TASK_SECONDS = 0.25
@@ -198,7 +200,7 @@ class Job:
             now = self._clock.monotonic()
             if self._parts.due(now):
                 self._commit(now)
-            if now - self._last_beat >= BEAT_SECONDS:
+            if now - self._last_beat >= self._beat_pause():
                 self._beat("running")
         self._commit(self._clock.monotonic())
         self._source.close()
@@ -277,12 +279,16 @@ class Job:
 
     def _patience(self) -> float:
         """How long to wait for events: until the next beat, or sooner where a deadline is near."""
-        wait = BEAT_SECONDS
+        wait = self._beat_pause()
         if self._limits.deadline is not None:
             left = self._limits.deadline - self._limits.spare - self._clock.time()
             wait = min(wait, max(0.01, left))
         # Timeouts and dead workers are looked for between polls.
         return min(wait, 0.2 if self._outstanding else 0.5)
+
+    def _beat_pause(self) -> float:
+        age = self._clock.time() - self._started
+        return min(max(FIRST_BEAT, age / 20), LONGEST_BEAT)
 
     def _beat(self, state: str) -> None:
         self._last_beat = self._clock.monotonic()

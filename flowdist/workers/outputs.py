@@ -107,10 +107,8 @@ def to_batches(
     columns: dict[str, Column] = {}
     types: dict[str, pa.Field] = {}
     for number, stage in enumerate(stages):
-        if stage.returns is None:
-            columns |= _infer(stage, buffer, number, save)
-        else:
-            columns |= _declared(stage, buffer, number, save)
+        columns |= _encoded(stage, buffer, number, _once(save))
+        if stage.returns is not None:
             types |= {f.name: f for f in stage.returns.arrow(f"{stage.name}.")}
     n = len(buffer.rows)
     record = {
@@ -133,7 +131,7 @@ def check_output(stage: Stage, out: Any) -> None:
     """
     if stage.returns is None:
         return
-    values = split_output(out)
+    values = split_output(out, stage.name)
     for declared in stage.returns.fields:
         _check_value(stage.name, declared, values.get(declared.name, MISSING))
 
@@ -150,32 +148,52 @@ def _no_save(*_: Any) -> Any:
     raise AssertionError("only artifacts are saved")
 
 
-def _declared(
+def _encoded(
     stage: Stage, buffer: Buffer, number: int, save: Callable[[int], SaveFn]
 ) -> dict[str, Column]:
-    """The columns of a stage with declared outputs; rows that do not fit fail."""
-    try:
-        return _encode(stage, buffer, number, save)
-    except OutputMismatch:
-        outputs = buffer.outputs
-        for i in _present(outputs[number]):
-            try:
-                check_output(stage, outputs[number][i])
-            except OutputMismatch as error:
-                buffer.fail(i, stage.name, error)
-                for later in outputs[number:]:
-                    later[i] = NOT_RUN
-        return _encode(stage, buffer, number, save)
-
-
-def _encode(
-    stage: Stage, buffer: Buffer, number: int, save: Callable[[int], SaveFn]
-) -> dict[str, Column]:
-    assert stage.returns is not None
+    """The columns of a stage; rows whose output does not fit, or cannot be written, fail."""
+    encode = _infer if stage.returns is None else _declared
     outputs = buffer.outputs[number]
-    present = _present(outputs)
-    values = _split(outputs, present, stage.returns.names)
-    # Artifacts come last: nothing is written for a batch that has to be encoded again.
+    try:
+        return encode(stage, buffer, number, _present(outputs), save)
+    except Exception:
+        for i in _present(outputs):
+            try:
+                encode(stage, buffer, number, [i], save)
+            except Exception as error:
+                buffer.fail(i, stage.name, error)
+                for later in buffer.outputs[number:]:
+                    later[i] = NOT_RUN
+        return encode(stage, buffer, number, _present(outputs), save)
+
+
+def _once(save: Callable[[int], SaveFn]) -> Callable[[int], SaveFn]:
+    """`save`, but what was written for a batch is not written again when it is encoded again."""
+    written: dict[tuple[int, str, str], dict[str, Any]] = {}
+
+    def of_row(row: int) -> SaveFn:
+        def saved(stage: str, name: str, index: int, obj: Any, codec: str | None) -> dict[str, Any]:
+            key = row, stage, name
+            if key not in written:
+                written[key] = save(row)(stage, name, index, obj, codec)
+            return written[key]
+
+        return saved
+
+    return of_row
+
+
+def _declared(
+    stage: Stage,
+    buffer: Buffer,
+    number: int,
+    present: Sequence[int],
+    save: Callable[[int], SaveFn],
+) -> dict[str, Column]:
+    """The columns of a stage with declared outputs."""
+    assert stage.returns is not None
+    values = _split(stage, buffer.outputs[number], present, stage.returns.names)
+    # Artifacts come last: nothing is written for rows that are refused.
     ordered = sorted(stage.returns.fields, key=lambda f: f.kind == "artifact")
     rows = _rows_of(buffer, present, save)
     arrays = {f.name: encode_declared(f, stage.name, values[f.name], rows) for f in ordered}
@@ -183,15 +201,17 @@ def _encode(
 
 
 def _infer(
-    stage: Stage, buffer: Buffer, number: int, save: Callable[[int], SaveFn]
+    stage: Stage,
+    buffer: Buffer,
+    number: int,
+    present: Sequence[int],
+    save: Callable[[int], SaveFn],
 ) -> dict[str, Column]:
     """The columns of a stage without declared outputs: the union of the fields that its rows
     gave.
     """
-    outputs = buffer.outputs[number]
-    present = _present(outputs)
     found: dict[str, Column] = {}
-    for name, values in _split(outputs, present, None).items():
+    for name, values in _split(stage, buffer.outputs[number], present, None).items():
         where: Sequence[int] = present
         if any(v is MISSING for v in values):
             where = [i for i, v in zip(present, values, strict=True) if v is not MISSING]
@@ -221,7 +241,7 @@ def _rows_of(buffer: Buffer, where: Sequence[int], save: Callable[[int], SaveFn]
 
 
 def _split(
-    outputs: Sequence[Any], present: Sequence[int], names: Sequence[str] | None
+    stage: Stage, outputs: Sequence[Any], present: Sequence[int], names: Sequence[str] | None
 ) -> dict[str, list[Any]]:
     """Outputs of the present rows as columns; the union of their fields where `names` is None."""
     outs = outputs if len(present) == len(outputs) else [outputs[i] for i in present]
@@ -229,7 +249,7 @@ def _split(
         if names is None:
             return {"value": list(outs)} if outs else {}
         return {n: list(outs) if n == "value" else [MISSING] * len(outs) for n in names}
-    dicts = [split_output(out) for out in outs]
+    dicts = [split_output(out, stage.name) for out in outs]
     wanted = names if names is not None else dict.fromkeys(k for d in dicts for k in d)
     return {name: [d.get(name, MISSING) for d in dicts] for name in wanted}
 

@@ -336,9 +336,9 @@ class Pool:
             batches = [_decode(payload) for payload in payloads]
             events.append(Results(first, count, failed, skipped, seconds, batches))
         if finished and lane.task is not None:
-            rest = lane.task.first + lane.done
-            if rest < lane.task.stop:
-                events.append(Interrupted(rest, lane.task.stop))
+            left = lane.task.first + lane.done
+            if left < lane.task.stop:
+                events.append(Interrupted(left, lane.task.stop))
             lane.task = None
             if self._fresh and slot.pipe is not None:
                 self._retire(slot)

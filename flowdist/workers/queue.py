@@ -166,7 +166,10 @@ class DirectoryQueue:
     def counts(self) -> Counts:
         self._load_puts()
         done = self._done()
-        claimed = {(put, ticket) for put, ticket, _ in self._tokens()}
+        highest = self._highest_tokens()
+        released = set(self._list("released"))
+        # What was given back waits again, until somebody claims it with a higher token.
+        claimed = {key for key, token in highest.items() if _name(*key, token) not in released}
         sizes = {
             (put.number, t): stop - first
             for put in self._puts.values()
@@ -182,9 +185,7 @@ class DirectoryQueue:
     def _take_over(self, worker: str, n: int) -> list[Claim]:
         """Claims whose holder released them, or has not been heard of for a lease."""
         done = self._done()
-        highest: dict[tuple[int, int], int] = {}
-        for put_number, ticket, token in self._tokens():
-            highest[put_number, ticket] = max(token, highest.get((put_number, ticket), 0))
+        highest = self._highest_tokens()
         released = set(self._list("released"))
         found: list[Claim] = []
         for (put_number, ticket), token in sorted(highest.items()):
@@ -229,9 +230,13 @@ class DirectoryQueue:
     def _done(self) -> set[tuple[int, int]]:
         return {(int(put), int(t)) for put, t in (n.split("-") for n in self._list("done"))}
 
-    def _tokens(self) -> list[tuple[int, int, int]]:
-        names = (n.split("-") for n in self._list("claims"))
-        return [(int(put), int(ticket), int(token)) for put, ticket, token in names]
+    def _highest_tokens(self) -> dict[tuple[int, int], int]:
+        """The last claim on every ticket, by put and ticket."""
+        highest: dict[tuple[int, int], int] = {}
+        for name in self._list("claims"):
+            put, ticket, token = map(int, name.split("-"))
+            highest[put, ticket] = max(token, highest.get((put, ticket), 0))
+        return highest
 
     def _list(self, folder: str) -> list[str]:
         return self._store.list(f"{self._folder}/{folder}")

@@ -150,17 +150,22 @@ class QueueSource:
         return not self._held and self._all_done()
 
     def take(self) -> Sequence[Span]:
-        found: list[Span] = []
-        for claim in self._queue.claim(self._worker):
-            spans = self._chunks.spans(claim.first, claim.stop, whole=self._whole)
-            left = sum(s.stop - s.first for s in spans)
-            if not left:
-                self._queue.complete(claim)
-                continue
+        while claims := self._queue.claim(self._worker):
+            found = [span for claim in claims for span in self._hold(claim)]
+            if found:
+                return found
+        return []
+
+    def _hold(self, claim: Claim) -> list[Span]:
+        """What is to run of a claim; one of which nothing is left is completed at once."""
+        spans = self._chunks.spans(claim.first, claim.stop, whole=self._whole)
+        left = sum(s.stop - s.first for s in spans)
+        if left:
             self._held.append(_Held(claim, spans, left))
             self.total += left
-            found += spans
-        return found
+        else:
+            self._queue.complete(claim)
+        return spans
 
     def committed(self, spans: Iterable[tuple[int, int]]) -> None:
         for first, stop in spans:
@@ -174,7 +179,13 @@ class QueueSource:
     def lost_spans(self) -> list[Span]:
         lost = [h for h in self._held if not self._queue.holds(h.claim)]
         self._held = [h for h in self._held if h not in lost]
-        return [span for held in lost for span in held.spans]
+        # A claim that came back here, under a higher token, is not lost.
+        return [
+            span
+            for held in lost
+            for span in held.spans
+            if not any(other.covers(span.first) for other in self._held)
+        ]
 
     def renew(self) -> None:
         self._queue.renew(self._worker)

@@ -1,0 +1,106 @@
+"""Arguments and options that several sub-commands share, with what the shell completes them to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from flowdist.cli.find import parse_settings, run_ids
+from flowdist.errors import FlowdistError
+from flowdist.settings import default_root
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _complete_run(ctx: click.Context, param: click.Parameter, text: str) -> list[CompletionItem]:
+    given = ctx.params.get("root")
+    ids = run_ids(Path(given).expanduser() if given else default_root())
+    return [CompletionItem(name) for name in ["last", *ids] if name.startswith(text)]
+
+
+def _complete_profile(
+    ctx: click.Context, param: click.Parameter, text: str
+) -> list[CompletionItem]:
+    from flowdist.profiles import list_profiles
+
+    with contextlib.suppress(FlowdistError):
+        return [
+            CompletionItem(p.name, help=p.description)
+            for p in list_profiles()
+            if p.name.startswith(text)
+        ]
+    return []
+
+
+class _FlowName(click.ParamType):
+    """``path/to/file.py[:name]``; shells complete it as they complete files."""
+
+    name = "flow"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+run_argument = click.argument("run_id", metavar="RUN", shell_complete=_complete_run)
+flow_argument = click.argument("target", metavar="FLOW", type=_FlowName())
+profile_argument = click.argument("name", metavar="NAME", shell_complete=_complete_profile)
+root_option = click.option(
+    "--root", metavar="DIR", help="Where runs are, instead of FLOWDIST_ROOT or ./.flowdist/runs."
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, and only that, to standard output."
+)
+on_option = click.option(
+    "--on", metavar="PROFILE", shell_complete=_complete_profile,
+    help="The profile that says where and how; flowdist profiles list shows them.",
+)  # fmt: skip
+
+
+def plan_options(command: F) -> F:
+    """``--on``, ``--workers``, ``--by``, ``--set`` and ``--root``, given to the command as ``on`` and ``overrides``."""
+
+    def gathered(
+        *args: Any,
+        workers: int | None,
+        by: tuple[str, ...],
+        settings: tuple[str, ...],
+        root: str | None,
+        **kwargs: Any,
+    ) -> Any:
+        overrides = parse_settings(settings)
+        if workers is not None:
+            overrides["workers"] = workers
+        if by:
+            overrides["by"] = [name for text in by for name in text.split(",")]
+        if root is not None:
+            overrides["root"] = root
+        return command(*args, overrides=overrides, **kwargs)
+
+    gathered.__doc__, gathered.__name__ = command.__doc__, command.__name__
+    options = [
+        on_option,
+        click.option(
+            "--workers", type=click.IntRange(min=1), metavar="N",
+            help="How many rows or chunks run at once in a job.",
+        ),
+        click.option(
+            "--by", metavar="COLUMN", multiple=True,
+            help="Columns whose values make a group; again, or with commas, for several.",
+        ),
+        click.option(
+            "--set", "settings", metavar="FIELD=VALUE", multiple=True,
+            help="Any other field of the plan, as in --set memory=8GB --set dispatch=queue.",
+        ),
+        root_option,
+    ]  # fmt: skip
+    made: Any = gathered
+    for option in reversed(options):
+        made = option(made)
+    return made  # type: ignore[no-any-return]

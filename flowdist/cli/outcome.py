@@ -1,0 +1,57 @@
+"""How the commands that wait for a run end: what they print of it, and their exit code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowdist.cli import BACKEND_FAILED, DONE, ROWS_FAILED
+from flowdist.cli.output import Output
+from flowdist.explain import command, error_groups
+
+if TYPE_CHECKING:
+    from flowdist.run import Run
+    from flowdist.status import Status
+
+MOST_ERRORS = 5
+
+
+def finish(out: Output, run: Run) -> int:
+    """Print what became of a run that has ended, and what to do next; return the exit code."""
+    from rich.text import Text
+
+    from flowdist.show import error_groups_table, status_table
+
+    status = run.status()
+    out.message()
+    out.table(status_table(status), {**status.to_dict(), "directory": str(run.directory)})
+    if status.failed:
+        out.show(Text())
+        out.show(error_groups_table(error_groups(run.files, run.rows)[:MOST_ERRORS]))
+    out.message(f"\nThe run is in {run.directory}")
+    for line, what in _next(run, status):
+        out.message(f"  {line.ljust(60)}  {what}")
+    return code(status)
+
+
+def code(status: Status) -> int:
+    """The exit code that says how a run ended."""
+    if status.state in ("failed", "lost"):
+        return BACKEND_FAILED
+    return DONE if status.state == "done" and not status.failed else ROWS_FAILED
+
+
+def _next(run: Run, status: Status) -> list[tuple[str, str]]:
+    """Commands that make sense now."""
+    found = []
+    if status.failed:
+        found.append((command(run, "errors"), "every failed row, and why"))
+    if status.state == "done":
+        keep = ["--errors"] if status.failed else []
+        found.append((command(run, "collect", "-o", "table.parquet", *keep), "the table"))
+        if status.failed:
+            found.append((command(run, "resume", "--failed", "--watch"), "run the failed rows again"))
+    else:
+        found.append((command(run, "explain"), "why it is not done"))
+        found.append((command(run, "resume", "--watch"), "start what is missing"))
+    found.append((command(run, "report", "--html", "report.html"), "a page about it"))
+    return found

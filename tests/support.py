@@ -1,0 +1,262 @@
+"""Builders shared by the tests: run directories by hand, batches of results, a pool without
+processes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flowdist.clock import ManualClock
+from flowdist.parts import FAILED, OK, PartWriter
+from flowdist.settings import host
+from flowdist.store import JobAttempt, RunFiles
+from flowdist.workers.outputs import Cause
+from flowdist.workers.pool import Event, Interrupted, Lost, Results, Task
+from flowdist.workers.source import Chunks
+
+# Results ---------------------------------------------------------------------------------------
+
+
+def error_json(message: str = "no", *, stage: str = "sq", kind: str = "ValueError") -> str:
+    """What a part records of a failed row."""
+    cause = {"kind": "error", "type": kind, "message": message, "stage": stage, "attempt": 1}
+    return json.dumps(
+        {
+            "stage": stage,
+            "kind": "error",
+            "type": kind,
+            "message": message,
+            "traceback": "",
+            "causes": [{**cause, "elapsed": 0.0}],
+        }
+    )
+
+
+def results(
+    rows: Iterable[int], *, status: int = OK, attempts: int = 1, **fields: Any
+) -> pa.RecordBatch:
+    """Results of `rows`, all of one status; `sq__value=[...]` is the column "sq.value".
+
+    A field's values may be an Arrow array, where the type matters.
+    """
+    numbers = list(rows)
+    n = len(numbers)
+    errors = [error_json()] * n if status == FAILED else [None] * n
+    columns: dict[str, Any] = {
+        "_row": pa.array(numbers, pa.int64()),
+        "_status": pa.array([status] * n, pa.int8()),
+        "_attempts": pa.array([attempts] * n, pa.int16()),
+        "_seconds": pa.array([0.5] * n, pa.float64()),
+        "_error": pa.array(errors, pa.string()),
+    }
+    for name, values in fields.items():
+        columns[name.replace("__", ".")] = pa.array(values)
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def write_part(
+    files: RunFiles,
+    *batches: pa.RecordBatch,
+    job: int = 0,
+    attempt: int = 1,
+    seq: int = 0,
+    table: str = "rows",
+) -> Path:
+    """Commit batches as one part, in the order given and under the name given."""
+    writer = PartWriter(files, JobAttempt(job, attempt), table, started=0.0)
+    writer._seq = seq
+    position = 0
+    for batch in batches:
+        writer.add(position, [batch])
+        position += batch.num_rows + 1  # apart, so that no two batches are joined
+    writer.commit(0.0)
+    return files.path(files.part(JobAttempt(job, attempt), seq))
+
+
+def read_names(files: RunFiles) -> list[str]:
+    """The parts of a run without their folder."""
+    return [name.removeprefix("parts/") for name in files.parts()]
+
+
+# Runs ------------------------------------------------------------------------------------------
+
+
+def write_run(
+    directory: Path, rows: int = 10, *, jobs: int = 1, reduces: Mapping[str, int] | None = None
+) -> RunFiles:
+    """A run of `rows` rows (column x = row number), never launched; `reduces` name -> groups."""
+    files = RunFiles.at(directory)
+    phases: list[dict[str, Any]] = [
+        {"table": "rows", "stages": ["sq"], "timeouts": [None], "first_job": 0, "jobs": jobs}
+    ]
+    for number, (name, groups) in enumerate((reduces or {}).items()):
+        phase = {"table": name, "stages": [name], "timeouts": [None], "first_job": jobs + number}
+        phases.append({**phase, "jobs": 1, "by": [], "groups": groups})
+    manifest = {
+        "id": "demo-1",
+        "name": "demo",
+        "created": 1000.0,
+        "host": host(),
+        "layout": {"rows": rows, "groups": rows, "chunks": rows, "jobs": jobs},
+        "columns": ["x"],
+        "phases": phases,
+    }
+    grid = pa.table({"x": pa.array(range(rows), pa.int64())})
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        pa.OSFile(str(files.path(files.GRID)), "wb") as file,
+        pa.ipc.new_file(file, grid.schema) as writer,
+    ):
+        writer.write_table(grid)
+    files.put_json(files.RUN, manifest)
+    return files
+
+
+def beat(state: str = "running", **known: Any) -> dict[str, Any]:
+    """A heartbeat; whatever is not given is that of a job that has just started."""
+    return {
+        "time": 1010.0,
+        "started": 1000.0,
+        "state": state,
+        "reason": "",
+        "table": "rows",
+        "host": host(),
+        "pid": 1,
+        "rows": 10,
+        "ok": 0,
+        "failed": 0,
+        "skipped": 0,
+        "memory": 0,
+        "running": [],
+        **known,
+    }
+
+
+def chunks_of(rows: int, size: int = 1, done: Sequence[int] | None = None) -> Chunks:
+    """`rows` positions in chunks of `size`, of which the positions `done` have a result."""
+    first = np.arange(0, rows, size, dtype=np.int64)
+    stop = np.minimum(first + size, rows)
+    mask = None if done is None else np.isin(np.arange(rows), list(done))
+    return Chunks(first, stop, mask)
+
+
+# A pool without processes ------------------------------------------------------------------------
+
+
+@dataclass
+class _Lane:
+    task: Task
+    ends: float
+
+
+@dataclass
+class FakePool:
+    """Workers that run on a `ManualClock`: time passes only in `poll`.
+
+    A row takes `seconds`. Row `p` fails where `p` is in `failing`; where `dying` maps it to a
+    number, its worker dies that many times. `given` lists every task.
+    """
+
+    clock: ManualClock
+    width: int = 2
+    seconds: float = 1.0
+    failing: frozenset[int] = frozenset()
+    dying: dict[int, int] = field(default_factory=dict)
+    given: list[Task] = field(default_factory=list)
+    polls: int = 0
+    interrupted: bool = False
+    _lanes: list[_Lane] = field(default_factory=list)
+    _pending: list[Event] = field(default_factory=list)
+    _appointments: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
+
+    @property
+    def idle(self) -> int:
+        return self.width - len(self._lanes)
+
+    @property
+    def finished(self) -> list[int]:
+        """Positions that were given, in the order in which they were given."""
+        return [p for task in self.given for p in range(task.first, task.stop)]
+
+    def at(self, time: float, do: Callable[[], object]) -> None:
+        """Call `do` when the clock has come to `time`, in the middle of a poll."""
+        self._appointments.append((time, do))
+        self._appointments.sort(key=lambda pair: pair[0])
+
+    def hand_back(self, *events: Event) -> None:
+        """Let the next poll give these events too."""
+        self._pending += events
+
+    def give(self, task: Task) -> None:
+        assert self.idle, "a task was given to a pool that is busy"
+        self.given.append(task)
+        taken = (task.stop - task.first) * self.seconds
+        self._lanes.append(_Lane(task, self.clock.monotonic() + taken))
+
+    def poll(self, timeout: float) -> list[Event]:
+        self.polls += 1
+        assert self.polls < 50_000, "the job does not end"
+        until = min([self.clock.monotonic() + timeout, *(lane.ends for lane in self._lanes)])
+        while self._appointments and self._appointments[0][0] <= until:
+            time, do = self._appointments.pop(0)
+            self._go_to(time)
+            do()
+        self._go_to(until)
+        events, self._pending = self._pending, []
+        now = self.clock.monotonic()
+        for lane in [lane for lane in self._lanes if lane.ends <= now]:
+            self._lanes.remove(lane)
+            events += self._outcome(lane.task)
+        return events
+
+    def rebalance(self) -> list[Event]:
+        return []
+
+    def interrupt(self) -> list[Event]:
+        self.interrupted = True
+        self._lanes = []
+        return []
+
+    def running(self) -> Iterable[tuple[int, str, float]]:
+        return [(lane.task.first, "sq", 0.0) for lane in self._lanes]
+
+    def memory(self) -> int:
+        return 4096
+
+    def _go_to(self, time: float) -> None:
+        self.clock.advance(max(0.0, time - self.clock.monotonic()))
+
+    def _outcome(self, task: Task) -> list[Event]:
+        dies = next((p for p in range(task.first, task.stop) if self.dying.get(p)), None)
+        if dies is None:
+            return [self._results(task.first, task.stop)]
+        self.dying[dies] -= 1
+        prior = task.prior if dies == task.first else ()
+        cause = Cause("crash", "WorkerDied", "ended by SIGKILL", "sq", len(prior) + 1)
+        events: list[Event] = [Lost(dies, (*prior, cause))]
+        if task.first < dies:
+            events.insert(0, self._results(task.first, dies))
+        if dies + 1 < task.stop:
+            events.append(Interrupted(dies + 1, task.stop))
+        return events
+
+    def _results(self, first: int, stop: int) -> Results:
+        rows = range(first, stop)
+        batches = [
+            results([p], status=FAILED, sq__value=pa.nulls(1, pa.int64()))
+            if p in self.failing
+            else results([p], sq__value=[p * p])
+            for p in rows
+        ]
+        failed = sum(p in self.failing for p in rows)
+        table = pa.Table.from_batches(batches).combine_chunks()
+        return Results(
+            first, stop - first, failed, 0, self.seconds * (stop - first), table.to_batches()
+        )

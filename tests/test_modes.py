@@ -1,0 +1,88 @@
+"""The same flow and seed give the same table, whatever the plan."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from flowdist import Flow, artifact, flow, local, optional
+
+PATIENCE = 120.0
+GROUPS = ["a", None, "b", "a", None, "c", "b", "a"] * 8
+
+
+def sample(group: str | None, x: float, seed: int) -> dict[str, object]:
+    if x == 13:
+        raise ValueError("unlucky")
+    return {"draw": seed % 1000, "pair": [x, x + 1], "label": None if group is None else group * 2}
+
+
+def model(draw: int, x: float) -> dict[str, object]:
+    return {"score": draw / (1 + x), "parameters": {"draw": draw}}
+
+
+def total(sample: pd.DataFrame, n: int) -> dict[str, object]:
+    return {"rows": len(sample), "draws": int(sample["draw"].sum()), "n": n}
+
+
+def make_flow() -> Flow:
+    grid = pa.table({"group": GROUPS, "x": [float(i) for i in range(len(GROUPS))]})
+    return (
+        flow(grid, seed=11, const={"n": 3})
+        .stage("sample", sample, skip_when=lambda x: x % 10 == 9)
+        .stage("model", model, returns={"score": optional(float), "parameters": artifact})
+        .reduce("total", total, by="group")
+    )
+
+
+PLANS = [
+    {"within": within, "dispatch": dispatch, **chunking}
+    for within, dispatch, chunking in itertools.product(
+        ("sequential", "threads", "processes", "subprocess"),
+        ("static", "queue"),
+        (
+            {"rows_per_chunk": 16},
+            {"by": "group", "target_jobs": 2},
+            {"by": "group", "rows_per_chunk": 5, "chunks_per_job": 4},
+        ),
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return results(tmp_path_factory.mktemp("expected"), within="sequential")
+
+
+def results(root: Path, **plan: object) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The collected table, artifacts loaded and durations left out, and the reduce's table."""
+    run = make_flow().distribute(local(workers=2, root=str(root), **plan)).submit().wait(PATIENCE)
+    table = run.collect(errors="keep").drop(columns="_seconds")
+    table["model.parameters"] = [a and a.load() for a in table["model.parameters"]]
+    return table, run.table("total")
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: "-".join(str(v) for v in p.values()))
+def test_every_plan_gives_the_same_tables(
+    plan: dict[str, object], tmp_path: Path, expected: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    rows, groups = results(tmp_path, **plan)
+
+    pd.testing.assert_frame_equal(rows, expected[0])
+    pd.testing.assert_frame_equal(groups, expected[1])
+
+
+def test_the_table_has_every_row_and_says_how_it_ended(
+    expected: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    rows, groups = expected
+
+    assert rows["x"].tolist() == [float(i) for i in range(len(GROUPS))]
+    assert rows["_status"].value_counts().to_dict() == {"ok": 57, "skipped": 6, "failed": 1}
+    assert rows["_error"][13] == "stage 'sample': ValueError: unlucky"
+    assert groups["rows"].sum() == len(GROUPS) - 1
+    assert groups["group"].isna().sum() == 1
