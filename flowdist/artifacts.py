@@ -303,20 +303,38 @@ _PLAIN_OBJECTS = frozenset({"string", "bytes", "date", "empty"})
 
 
 def _is_plain_frame(obj: Any) -> bool:
+    try:
+        schema = _frame_schema(obj)
+        return schema is not None and _survives_parquet(schema)
+    except (ValueError, TypeError, NotImplementedError):
+        return False
+
+
+def _frame_schema(obj: Any) -> pa.Schema | None:
+    """What a frame becomes in Arrow; None for what is no frame, or more than one."""
     if type(obj) is pa.Table:
-        return True
+        return obj.schema
     kind = frame_kind(obj)
     if kind in (None, "arrow") or type(obj).__module__.partition(".")[0] != kind:
-        return False
+        return None
     if kind == "polars":
-        return True
+        return pa.table(obj).schema if "Object" not in map(str, obj.dtypes) else None
     from pandas.api.types import infer_dtype
 
-    return all(
-        infer_dtype(column, skipna=True) in _PLAIN_OBJECTS
-        for _, column in obj.items()
-        if column.dtype == object
-    )
+    kinds = (infer_dtype(c, skipna=True) for _, c in obj.items() if c.dtype == object)
+    if not _PLAIN_OBJECTS.issuperset(kinds):
+        return None
+    # Categories get another width in Parquet, which pandas chooses anew on its own.
+    return pa.schema([f for f in pa.Schema.from_pandas(obj) if not pa.types.is_dictionary(f.type)])
+
+
+def _survives_parquet(schema: pa.Schema) -> bool:
+    """Whether Parquet keeps all types: it has no seconds as a unit, for one."""
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(schema.empty_table(), buffer)
+    return bool(pq.read_schema(buffer).equals(schema))
 
 
 def _dump_parquet(obj: Any, file: BinaryIO) -> None:

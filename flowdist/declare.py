@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +53,7 @@ class TableType:
 
 
 def optional(declared: Any) -> OptionalType:
-    """Lets an output field be None: `returns={"slope": optional(float)}`, the same as `float | None`.
+    """Lets an output field be None: `returns={"slope": optional(float)}`, as does `float | None`.
 
     >>> optional("float32")
     optional('float32')
@@ -76,23 +76,31 @@ def _spelt(declared: Any) -> str:
     return declared.__name__ if isinstance(declared, type) else repr(declared)
 
 
-class Unclear(SchemaError):
-    """A type that says too little: fine as an annotation, which then counts for nothing."""
+class _Place(NamedTuple):
+    """Where a declaration stands, for the errors."""
+
+    where: str
+    path: str
+
+    def inside(self, step: str) -> _Place:
+        return _Place(self.where, self.path + step)
+
+    def __str__(self) -> str:
+        return f"{self.where}, field '{self.path}'"
 
 
-def field_of(name: str, declared: Any, place: str) -> Field:
-    """The field that a declaration stands for; `place` says where it was written, for the errors.
+def field_of(name: str, declared: Any, where: str) -> Field:
+    """The field that a declaration stands for; `where` says where it was written, for the errors.
 
-    Raises `SchemaError` where it means nothing, `Unclear` where it says too little.
+    Raises `SchemaError` where it means nothing, or too little for a column.
 
     >>> field_of("x", list[float], "stage 'fit': returns").spelt
     'list[float]'
     """
-    place = f"{place}, field '{name}'"
     try:
-        found = _translate(declared, place)
+        found = _translate(declared, _Place(where, name))
     except RecursionError:
-        raise SchemaError(f"{place}: {_spelt(declared)} contains itself") from None
+        raise SchemaError(f"{_Place(where, name)}: {_spelt(declared)} contains itself") from None
     return replace(found, name=name)
 
 
@@ -100,7 +108,7 @@ def _value(arrow: pa.DataType, nullable: bool = False, choices: tuple[str, ...] 
     return Field("", arrow, nullable or pa.types.is_null(arrow), choices=choices)
 
 
-def _translate(declared: Any, place: str) -> Field:
+def _translate(declared: Any, place: _Place) -> Field:
     if isinstance(declared, str):
         return _value(_named(declared, place))
     if isinstance(declared, (pa.DataType, pa.Field)):
@@ -131,7 +139,7 @@ _ARROW_NAMES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "u
 _ARROW_NAMES += ["float16", "float32", "float64", "string", "binary", "date32", "timestamp[us]"]
 
 
-def _named(alias: str, place: str) -> pa.DataType:
+def _named(alias: str, place: _Place) -> pa.DataType:
     if alias in _PYTHON_NAMES:
         return _PYTHON_NAMES[alias]
     try:
@@ -144,7 +152,7 @@ def _named(alias: str, place: str) -> pa.DataType:
         ) from None
 
 
-def _arrow(declared: pa.DataType | pa.Field, place: str) -> Field:
+def _arrow(declared: pa.DataType | pa.Field, place: _Place) -> Field:
     if isinstance(declared, pa.Field):
         field = declared
     else:
@@ -157,7 +165,7 @@ def _arrow(declared: pa.DataType | pa.Field, place: str) -> Field:
     return _value(field.type, field.nullable)
 
 
-def _artifact(declared: ArtifactType, place: str) -> Field:
+def _artifact(declared: ArtifactType, place: _Place) -> Field:
     if declared.codec is not None:
         try:
             codec_named(declared.codec)
@@ -166,12 +174,12 @@ def _artifact(declared: ArtifactType, place: str) -> Field:
     return Field("", ARTIFACT_TYPE, codec=declared.codec, kind="artifact")
 
 
-def _struct(members: Mapping[Any, Any], place: str) -> pa.DataType:
+def _struct(members: Mapping[Any, Any], place: _Place) -> pa.DataType:
     fields = []
     for name, declared in members.items():
         if not isinstance(name, str):
             raise SchemaError(f"{place}: {name!r} is no name for a field; names are text")
-        field = field_of(name, declared, place)
+        field = replace(_translate(declared, place.inside(f".{name}")), name=name)
         if field.kind == "artifact":
             raise SchemaError(
                 f"{place}: '{name}' is an artifact inside of another field; make it a field of the"
@@ -185,37 +193,39 @@ def _item(arrow: pa.DataType) -> pa.Field:
     return pa.field("item", arrow, nullable=False)
 
 
-def _construct(declared: Any, place: str) -> Field:
+def _construct(declared: Any, place: _Place) -> Field:
     """A construct of the typing module, or something that is no type at all."""
     origin, arguments = typing.get_origin(declared), typing.get_args(declared)
     if hasattr(declared, "__supertype__"):  # NewType
         return _translate(declared.__supertype__, place)
     if origin in (typing.Annotated, typing.Final, typing.Required):
         return _translate(arguments[0], place)
+    if origin is typing.NotRequired:
+        raise SchemaError(f"{place}: it may be left out; let it be None instead")
     if origin in (typing.Union, types.UnionType):
         return _union(arguments, place)
     if origin is typing.Literal:
         return _literal(arguments, place)
     if origin in (list, tuple, collections.abc.Sequence):
         items = [a for a in arguments if a is not Ellipsis]
-        found = [_translate(a, f"{place}[]") for a in items]
+        found = [_translate(a, place.inside("[]")) for a in items]
         if not found or any(f != found[0] for f in found) or found[0].kind == "artifact":
-            raise Unclear(
+            raise SchemaError(
                 f"{place}: a list column holds values of one type, not {_spelt(declared)}; write"
                 " list[float], say, or declare it as artifact"
             )
         return _value(pa.list_(replace(found[0], name="item").nested()))
     if isinstance(origin, type) and issubclass(origin, (dict, collections.abc.Mapping)):
-        raise Unclear(f"{place}: name the keys of {_spelt(declared)}: {{'a': float, 'b': int}}")
+        raise SchemaError(f"{place}: name the keys of {_spelt(declared)}: {{'a': float, 'b': int}}")
     if isinstance(origin, type):
         return _scalar_class(origin, place)
-    raise Unclear(f"{place}: {declared!r} is no type that a column can have; see {_WAYS}")
+    raise SchemaError(f"{place}: {declared!r} is no type that a column can have; see {_WAYS}")
 
 
 _WAYS = "float, int, str, list[float], optional(float), table(x=float), an Arrow type, or artifact"
 
 
-def _union(arguments: tuple[Any, ...], place: str) -> Field:
+def _union(arguments: tuple[Any, ...], place: _Place) -> Field:
     found = [_translate(a, place) for a in arguments if a is not types.NoneType]
     nullable = types.NoneType in arguments or any(f.nullable for f in found)
     if len(found) == 1:
@@ -225,11 +235,13 @@ def _union(arguments: tuple[Any, ...], place: str) -> Field:
         arrow = None if arrow is None or field.kind != "value" else unify(arrow, field.type)
     if arrow is None:
         named = " | ".join(_spelt(a) for a in arguments)
-        raise Unclear(f"{place}: no column holds {named}; choose one, or declare it as artifact")
+        raise SchemaError(
+            f"{place}: no column holds {named}; choose one, or declare it as artifact"
+        )
     return _value(arrow, nullable)
 
 
-def _literal(values: tuple[Any, ...], place: str) -> Field:
+def _literal(values: tuple[Any, ...], place: _Place) -> Field:
     known = [v for v in values if v is not None]
     kinds = {type(v) for v in known}
     if kinds == {str}:
@@ -238,12 +250,12 @@ def _literal(values: tuple[Any, ...], place: str) -> Field:
         raise SchemaError(
             f"{place}: a Literal may list texts, not {known[0]!r}; declare {kinds.pop().__name__}"
         )
-    raise Unclear(f"{place}: a Literal of {known} has no one type; list texts only")
+    raise SchemaError(f"{place}: a Literal of {known} has no one type; list texts only")
 
 
-def members_of(cls: Any, place: str) -> dict[str, Any] | None:
+def members_of(cls: Any, place: object) -> dict[str, Any] | None:
     """The fields of a dataclass, NamedTuple, TypedDict or pydantic model and their types; None for
-    any other type. Raises `Unclear` where they cannot be told.
+    any other type. Raises `SchemaError` where the types cannot be told.
 
     >>> class Line(typing.NamedTuple):
     ...     slope: float
@@ -260,16 +272,15 @@ def members_of(cls: Any, place: str) -> dict[str, Any] | None:
         names = list(cls._fields)
     elif typing.is_typeddict(cls):
         names = list(cls.__annotations__)
-        if cls.__optional_keys__:
-            left_out = ", ".join(sorted(cls.__optional_keys__))
-            raise Unclear(f"{place}: {cls.__name__} may lack {left_out}; let them be None instead")
     else:
         return None
     try:
-        hints = typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls, include_extras=True)
         return {name: hints[name] for name in names}
+    except RecursionError:
+        raise
     except Exception as error:
-        raise Unclear(f"{place}: the types in {cls.__name__} cannot be told: {error}") from None
+        raise SchemaError(f"{place}: the types in {cls.__name__} cannot be told: {error}") from None
 
 
 _CLASSES: list[tuple[type, pa.DataType]] = [
@@ -296,7 +307,7 @@ _CLASSES: list[tuple[type, pa.DataType]] = [
 _TOO_WIDE = (object, list, tuple, dict, set, frozenset, types.NoneType, np.generic)
 
 
-def _scalar_class(cls: type, place: str) -> Field:
+def _scalar_class(cls: type, place: _Place) -> Field:
     if issubclass(cls, Enum):
         return _value(pa.string(), choices=tuple(cls.__members__))
     # pandas' Timestamp and Timedelta are those of Python with nanoseconds.
@@ -311,9 +322,11 @@ def _scalar_class(cls: type, place: str) -> Field:
         try:
             return _value(pa.from_numpy_dtype(np.dtype(cls)))
         except (TypeError, NotImplementedError):
-            raise SchemaError(f"{place}: Arrow has no {cls.__name__}; declare artifact") from None
+            raise SchemaError(
+                f"{place}: Arrow has no {cls.__name__}; choose one such as np.float64, or artifact"
+            ) from None
     abstract = inspect.isabstract(cls) or cls.__module__ in ("collections.abc", "numbers", "typing")
     if cls in _TOO_WIDE or abstract:
-        raise Unclear(f"{place}: '{cls.__name__}' says too little for a column; see {_WAYS}")
+        raise SchemaError(f"{place}: '{cls.__name__}' says too little for a column; see {_WAYS}")
     # Any other class is that of an object that no column holds: a frame, an array, a model.
     return Field("", ARTIFACT_TYPE, kind="artifact")

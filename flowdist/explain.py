@@ -1,7 +1,8 @@
 """Why a run is not done: what it waits for, what went wrong, and what to do about it.
 
-Data first: `explain` gathers facts and advice, each with a sentence and with what the sentence is made of. Showing
-them is left to `flowdist.show`. It reads what the run has written and asks its backend once; it changes nothing.
+Data first: `explain` gathers facts and advice, each with a sentence and with what the sentence is
+made of. Showing them is left to `flowdist.show`. It reads what the run has written and asks its
+backend once; it changes nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = [
     "command",
     "error_groups",
     "explain",
+    "left",
     "roughly",
     "seconds_at_work",
 ]
@@ -63,7 +65,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class ErrorGroup:
-    """Failed rows that failed in the same stage with the same type of error; `message` is that of the row `row`."""
+    """Rows that failed in one stage with one type of error; `message` is that of the row `row`."""
 
     stage: str
     type: str
@@ -174,7 +176,8 @@ def roughly(seconds: float) -> str:
     """
     if seconds < 9.95:
         return f"{max(seconds, 0.0):.1f} s"
-    rest, said = round(seconds), []
+    rest = round(seconds)
+    said: list[str] = []
     for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, rest = divmod(rest, size)
         if count or said:
@@ -184,10 +187,20 @@ def roughly(seconds: float) -> str:
     return " ".join(filter(None, said))
 
 
-def seconds_at_work(files: RunFiles, now: float | None = None) -> float:
-    """Seconds for which the launches of a run have been at work: from each start to its last sign of life, or `now`.
+def left(seconds: float) -> str:
+    """A duration that is an estimate, for people.
 
-    A pause between a stop and a resume does not count.
+    >>> left(0.2), left(8.3), left(130)
+    ('about 1 s', 'about 8 s', 'about 2 min 10 s')
+    """
+    return f"about {max(1, round(seconds))} s" if seconds < 59.5 else f"about {roughly(seconds)}"
+
+
+def seconds_at_work(files: RunFiles, now: float | None = None) -> float:
+    """Seconds for which a run has been at work.
+
+    Each launch counts from its start to its last sign of life, or the latest to `now`. A pause
+    between a stop and a resume does not count.
     """
     last: Counter[int] = Counter()
     for who, beat in files.beats():
@@ -203,7 +216,7 @@ def seconds_at_work(files: RunFiles, now: float | None = None) -> float:
     return total
 
 
-# -- what is known ------------------------------------------------------------------------------------
+# -- what is known -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -258,11 +271,12 @@ def _summary(view: _View) -> str:
         if reduces:
             return f"All rows have ended; what is left is reduce {', '.join(reduces)}."
         return "All rows have ended; the last results are being written."
-    left = f"; about {roughly(status.seconds_left)} left" if status.seconds_left else ""
+    rest = f"; {left(status.seconds_left)} left" if status.seconds_left else ""
     if not status.waiting:
-        return f"It is running its last {_many(status.running, 'row')}{left}."
-    waiting = f"{status.waiting:,} {'wait' if status.waiting > 1 else 'waits'}"
-    return f"It is running: {_many(status.running, 'row')} in work, {waiting}{left}."
+        return f"It is running its last {_many(status.running, 'row')}{rest}."
+    said = [f"{_many(status.running, 'row')} in work"] if status.running else []
+    said.append(f"{_many(status.waiting, 'row')} waiting")
+    return f"It is running: {', '.join(said)}{rest}."
 
 
 def _rows(view: _View) -> Iterator[Fact]:
@@ -279,7 +293,8 @@ def _errors(view: _View, groups: Sequence[ErrorGroup]) -> Iterator[Fact]:
         where = f"in stage '{group.stage}'"
         yield Fact(
             "errors",
-            f"{group.count:,} × {group.type} {where}, as in row {group.row}: {_short(group.message)}",
+            f"{group.count:,} × {group.type} {where}, as in row {group.row}: "
+            f"{_short(group.message)}",
             asdict(group),
         )
     rest = groups[MOST:]
@@ -301,7 +316,8 @@ def _in_work(view: _View) -> Iterator[Fact]:
         row, params = view.row_at(one["position"])
         timeout = view.timeout(one["stage"])
         slow = bool(mean is not None and one["seconds"] > max(SLOW_SECONDS, SLOW_FACTOR * mean))
-        text = f"row {row} ({_shown(params)}) has been in stage '{one['stage']}' for {roughly(one['seconds'])}"
+        text = f"row {row} ({_shown(params)}) has been in stage '{one['stage']}' "
+        text += f"for {roughly(one['seconds'])}"
         text += f" of at most {roughly(timeout)}" if timeout else ""
         text += (
             f"; rows took {roughly(mean)} on average so far" if slow and mean is not None else ""
@@ -325,7 +341,8 @@ def _waiting(view: _View) -> Iterator[Fact]:
     pace = f", which finish {_pace(status.rate)}" if status.rate else ""
     yield Fact(
         "waiting",
-        f"{_many(status.waiting, 'row')} wait for one of {_many(workers, 'worker')}{pace}",
+        f"{_many(status.waiting, 'row')} {_verb(status.waiting, 'wait')} for one of "
+        f"{_many(workers, 'worker')}{pace}",
         {"waiting": status.waiting, "workers": workers, "rate": status.rate,
          "seconds_left": status.seconds_left},
     )  # fmt: skip
@@ -406,7 +423,7 @@ def _last_words(view: _View) -> Iterator[Fact]:
         )
 
 
-# -- what to do ---------------------------------------------------------------------------------------
+# -- what to do --------------------------------------------------------------------------------
 
 
 def _advice(view: _View, facts: Sequence[Fact]) -> Iterator[Advice]:
@@ -416,8 +433,8 @@ def _advice(view: _View, facts: Sequence[Fact]) -> Iterator[Advice]:
         yield Advice("see what failed", command(run, "errors"))
     if "lost workers" in kinds:
         yield Advice(
-            "processes that die are most often killed for their memory: run fewer at once (workers=), "
-            "or let the stage hold less"
+            "processes that die are most often killed for their memory: run fewer at once "
+            "(workers=), or let the stage hold less"
         )
     if status.state == "done":
         if status.failed:
@@ -440,7 +457,8 @@ def _advice_at_work(view: _View, facts: Sequence[Fact]) -> Iterator[Advice]:
         if fact.kind == "slow row" and fact.data["timeout"] is None:
             stage = fact.data["stage"]
             yield Advice(
-                f"a timeout on stage '{stage}' would end rows that hang: .stage('{stage}', ..., timeout='10min')"
+                f"a timeout on stage '{stage}' would end rows that hang: "
+                f".stage('{stage}', ..., timeout='10min')"
             )
             break
     if any(fact.kind == "silent job" for fact in facts):
@@ -451,11 +469,15 @@ def _advice_at_work(view: _View, facts: Sequence[Fact]) -> Iterator[Advice]:
     yield Advice("watch it", command(view.run, "watch"))
 
 
-# -- words --------------------------------------------------------------------------------------------
+# -- words -------------------------------------------------------------------------------------
 
 
 def _many(count: int, thing: str, plural: str = "s") -> str:
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}{plural}"
+
+
+def _verb(count: int, verb: str) -> str:
+    return f"{verb}s" if count == 1 else verb
 
 
 def _pace(rate: float) -> str:

@@ -143,8 +143,7 @@ class Flow:
     name: str = "flow"
     distribution: Plan | None = None
 
-    # -- building
-    # -------------------------------------------------------------------------------------
+    # -- building ------------------------------------------------------------------------------
 
     def stage(
         self,
@@ -369,8 +368,7 @@ class Flow:
 
         return replace(self, distribution=plan_of(plan, **overrides))
 
-    # -- looking
-    # --------------------------------------------------------------------------------------
+    # -- looking -------------------------------------------------------------------------------
 
     @property
     def program(self) -> Program:
@@ -410,8 +408,7 @@ class Flow:
             raise FlowError(f"try_row({row}): the grid has rows 0 to {len(self.grid) - 1}")
         return try_row(self.program, self.grid.table, row)
 
-    # -- running
-    # --------------------------------------------------------------------------------------
+    # -- running -------------------------------------------------------------------------------
 
     def submit(self, name: str | None = None) -> Run:
         """Start the flow and return at once; the run goes on when this process ends.
@@ -447,8 +444,7 @@ class Flow:
         run.watch(cancel_on_interrupt=True)
         return run.collect(as_=as_, errors=errors)
 
-    # -- private
-    # --------------------------------------------------------------------------------------
+    # -- private -------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         parts = [f"{len(self.grid):,} rows: {', '.join(self.grid.names)}"]

@@ -1,7 +1,7 @@
-"""Following log files: the lines that are there, then those that come, until somebody says that no more will.
+"""Following log files: the lines that are there, then those that come, until no more will.
 
-Which files there are is asked again at every look, because jobs that start later have logs of their own. What the
-files are named and where they are is the backend's to know.
+Which files there are is asked again at every look, because jobs that start later have logs of their
+own. What the files are named and where they are is the backend's to know.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from flowdist.clock import Clock, SystemClock
 
 __all__ = ["tail"]
 
-# Short enough to follow by eye, long enough that the question whether a run has ended costs nothing.
+# Short enough to follow by eye, long enough that the question whether a run has ended costs
+# nothing.
 FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.1, 1.0, 1.3
 BLOCK = 1 << 20
 
@@ -24,7 +25,9 @@ def tail(
     ended: Callable[[], bool] | None = None,
     clock: Clock | None = None,
 ) -> Iterator[str]:
-    """Lines of files, without their newline; of several files, each stretch after a line ``==> name <==``.
+    """Lines of files, without their newline.
+
+    Of several files, each stretch of lines follows a line ``==> name <==``.
 
     Args:
         paths: the files there are now. One that is missing, or not there yet, has no lines.

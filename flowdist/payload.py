@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import os
 import pickle
 import platform
 import site
@@ -19,7 +20,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cloudpickle
 
@@ -34,10 +35,15 @@ def dump_program(program: Program) -> bytes:
     """Pickle a program by value. Raises whatever pickling raises; preflight explains it."""
     buffer = io.BytesIO()
     with project_modules_by_value():
-        pickler = cloudpickle.CloudPickler(buffer)
-        pickler.dispatch_table[_CACHED] = _reduce_cached
-        pickler.dump(program)
+        dump(program, buffer)
     return buffer.getvalue()
+
+
+def dump(value: object, file: IO[bytes]) -> None:
+    """Pickle a value as programs are pickled; `project_modules_by_value` is to be open."""
+    pickler = cloudpickle.CloudPickler(file)
+    pickler.dispatch_table[_CACHED] = _reduce_cached
+    pickler.dump(value)
 
 
 def describe(data: bytes) -> dict[str, Any]:
@@ -52,6 +58,12 @@ def load_program(files: RunFiles) -> Program:
         PayloadError: the payload is not what was submitted, or this interpreter cannot load it.
     """
     said = files.manifest()["payload"]
+    owner = files.path(files.FLOW).stat().st_uid
+    if owner != os.getuid():
+        raise PayloadError(
+            f"{files.path(files.FLOW)} belongs to another user (id {owner}); loading it would run "
+            "their code as you, so it is not loaded"
+        )
     data = files.store.get(files.FLOW)
     if hashlib.sha256(data).hexdigest() != said["sha256"]:
         raise PayloadError(
@@ -143,6 +155,7 @@ def is_project_module(module: ModuleType | None) -> bool:
     return not any(resolved.is_relative_to(place) for place in _installed_places())
 
 
+@functools.cache
 def _installed_places() -> list[Path]:
     paths = sysconfig.get_paths()
     places = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]

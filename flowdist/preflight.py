@@ -27,7 +27,7 @@ import cloudpickle
 
 from flowdist.artifacts import INLINE_BYTES, dumps
 from flowdist.errors import FlowdistError, FlowError, PlanError, nearest
-from flowdist.payload import dump_program, project_modules_by_value
+from flowdist.payload import _CACHED, _reduce_cached, dump_program, project_modules_by_value
 from flowdist.resources import Resources, format_memory, format_time, memory_available
 from flowdist.script import FileOutput
 from flowdist.settings import default_root
@@ -361,7 +361,9 @@ def _worst(
 
 def _is_carrier(part: _Part) -> bool:
     """Whether a large part is better told by its own parts: a function is never large itself."""
-    return isinstance(part.value, (FunctionType, MethodType, partial)) or part.name == "self"
+    return (
+        isinstance(part.value, (FunctionType, MethodType, partial, _CACHED)) or part.name == "self"
+    )
 
 
 def _parts(value: Any) -> Iterator[_Part]:
@@ -370,6 +372,8 @@ def _parts(value: Any) -> Iterator[_Part]:
     elif isinstance(value, MethodType):
         yield _Part("self", value.__self__, "carries")
         yield from _parts(value.__func__)
+    elif isinstance(value, _CACHED):
+        yield from _parts(value.__wrapped__)
     elif isinstance(value, partial):
         yield _Part(getattr(value.func, "__name__", "the function"), value.func, "calls")
         for number, argument in enumerate(value.args, 1):
@@ -446,8 +450,11 @@ class _Meter:
 
 
 def _size(value: Any) -> int:
+    """Bytes of one thing, pickled as `dump_program` pickles the whole; raises what that raises."""
     meter = _Meter()
-    cloudpickle.dump(value, meter)
+    pickler = cloudpickle.CloudPickler(meter)
+    pickler.dispatch_table[_CACHED] = _reduce_cached
+    pickler.dump(value)
     return meter.size
 
 
@@ -457,7 +464,7 @@ def _pickles(value: Any) -> bool:
 
 def _pickling_error(value: Any) -> Exception | None:
     try:
-        cloudpickle.dump(value, _Meter())
+        _size(value)
     except Exception as error:
         return error
     return None

@@ -1,7 +1,7 @@
-"""A run's progress while somebody waits: a bar in a terminal or notebook, a line now and then in a log.
+"""A run's progress while somebody waits: a bar to look at, or a line now and then in a log.
 
-It is told statuses and shows them; asking for them is the run's. Everything goes to standard error, so that what
-a program prints stays clean.
+It is told statuses and shows them; asking for them is the run's. Everything goes to standard error,
+so that what a program prints stays clean.
 """
 # ruff: noqa: TID253  (imported only where something is printed)
 
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from flowdist.clock import Clock, SystemClock
-from flowdist.explain import roughly, seconds_at_work
+from flowdist.explain import left, roughly, seconds_at_work
 from flowdist.settings import in_ci
 from flowdist.show import STATE_STYLE, pace
 
@@ -28,8 +28,8 @@ __all__ = ["progress"]
 
 Show = Callable[["Status"], None]
 
-# A log line is due after this many seconds, and then once another tenth of the time or of the rows has gone by:
-# a run of a minute gives a few lines, one of a night some sixty, not thousands.
+# A log line is due after this many seconds, and then once another tenth of the time or of the rows
+# has gone by: a run of a minute gives a few lines, one of a night some sixty, not thousands.
 LINE_SECONDS = 10.0
 LINE_SHARE = 0.1
 
@@ -65,13 +65,21 @@ class _Said(ProgressColumn):
         return text
 
 
+class _Mark(SpinnerColumn):
+    """Something that turns while the run goes on, then how it ended."""
+
+    def render(self, task: Task) -> RenderableType:
+        mark: Text | None = task.fields["mark"]
+        return super().render(task) if mark is None else mark
+
+
 class _Bar:
     """One line that is drawn anew: rows done of total, rate, failed, time left."""
 
     def __init__(self, run: Run, console: Console) -> None:
         self._run = run
         self._progress = Progress(
-            SpinnerColumn(finished_text=" "),
+            _Mark(),
             _Said("name"),
             BarColumn(bar_width=28, complete_style="cyan", finished_style="green"),
             _Said("rows"),
@@ -81,6 +89,7 @@ class _Bar:
         self._task = self._progress.add_task(
             "",
             total=max(run.rows, 1),
+            mark=None,
             name=Text(run.name, style="bold"),
             rows=Text(),
             rest=Text("starting", style="dim"),
@@ -99,6 +108,7 @@ class _Bar:
             self._task,
             # A run of no rows is full at once.
             completed=status.done if status.rows else 1,
+            mark=_mark(status),
             rows=Text(f"{status.done:,}/{status.rows:,} rows"),
             rest=Text(", ", style="dim").join(rest),
         )
@@ -123,11 +133,13 @@ class _Lines:
         self._over = status.ended
         self._last = (self._clock.monotonic(), status.done)
         share = f" ({status.done / status.rows:.0%})" if 0 < status.done < status.rows else ""
+        rows = f"{status.done:,} of {status.rows:,} rows"
         rest = ", ".join(text for text, _ in _rest(self._run, status))
         self._console.print(
-            f"{status.id}: {status.done:,} of {status.rows:,} rows{share}" + (f", {rest}" if rest else ""),
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            ", ".join(filter(None, [f"{status.id}: {rows}{share}", rest])),
+            markup=False,
+            soft_wrap=True,
+        )
 
     def _due(self, status: Status) -> bool:
         if self._last is None:
@@ -139,6 +151,15 @@ class _Lines:
         return status.done - done >= LINE_SHARE * status.rows or now - when >= LINE_SHARE * (
             now - self._started
         )
+
+
+def _mark(status: Status) -> Text | None:
+    """None while the run goes on."""
+    if not status.ended:
+        return None
+    if status.state == "done":
+        return Text("!", style="red") if status.failed else Text("✓", style="green")
+    return Text("✗", style=STATE_STYLE[status.state])
 
 
 def _rest(run: Run, status: Status) -> list[tuple[str, str]]:
@@ -161,5 +182,5 @@ def _rest(run: Run, status: Status) -> list[tuple[str, str]]:
         running = [w["stage"] for w in status.working_on if w["stage"] in reduces]
         said.append((f"reduce {running[0]}" if running else "finishing", "cyan"))
     elif status.seconds_left is not None:
-        said.append((f"{roughly(status.seconds_left)} left", "cyan"))
+        said.append((f"{left(status.seconds_left)} left", "cyan"))
     return said

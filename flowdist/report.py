@@ -1,7 +1,7 @@
 """A report of a run: what was planned, what each job did, what failed, which rows were slow.
 
-Data first: `build_report` reads the run, `sections` are the tables that a terminal prints, and `write_report` puts the
-same tables on one HTML page that needs nothing else.
+Data first: `build_report` reads the run, `sections` are the tables that a terminal prints, and
+`write_report` puts the same tables on one HTML page that needs nothing else.
 """
 # ruff: noqa: TID253  (imported only where something is printed)
 
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["JobLine", "Report", "build_report", "sections", "write_report"]
 
 SLOWEST = 10
-# A page with ten thousand lines is read by nobody; the first jobs to look at are those that failed or took long.
+# A page with ten thousand lines is read by nobody; the first jobs to look at are those that failed
+# or took long.
 MOST_JOBS = 200
 # Columns of text on the page.
 WIDTH = 118
@@ -42,7 +42,8 @@ WIDTH = 118
 
 @dataclass(frozen=True)
 class JobLine:
-    """One start of one job: rows it ended, seconds spent in them, seconds from first to last sign of life, bytes."""
+    """One start of one job: rows it ended, seconds spent in them, seconds it lived, bytes it
+    held."""
 
     name: str
     state: str
@@ -95,7 +96,7 @@ class Report:
 
 
 def write_report(run: Run, path: Path) -> Path:
-    """Write the report of `run` as one self-contained HTML page, over what `path` held, and return `path`.
+    """Write the report of `run` as one HTML page that needs nothing else, and return `path`.
 
     >>> import tempfile
     >>> from flowdist import flow, param_grid
@@ -156,7 +157,7 @@ def sections(report: Report) -> list[tuple[str, RenderableType]]:
     return found
 
 
-# -- data ---------------------------------------------------------------------------------------------
+# -- data --------------------------------------------------------------------------------------
 
 
 def _jobs(run: Run) -> list[JobLine]:
@@ -224,13 +225,11 @@ def _example(run: Run, row: int) -> Mapping[str, Any] | None:
     return next(iter(error_rows(table)), None)
 
 
-# -- showing ------------------------------------------------------------------------------------------
+# -- showing -----------------------------------------------------------------------------------
 
 
 def _took(report: Report) -> list[RenderableType]:
-    grid = Table.grid(padding=(0, 3, 0, 0))
-    grid.add_column(style="dim", min_width=len("submitted"))
-    grid.add_column()
+    grid = show.facts_grid()
     grid.add_row("took", roughly(report.took))
     if report.row_seconds is not None:
         low, middle, high = (show.roughly_small(s) for s in report.row_seconds)
@@ -241,14 +240,12 @@ def _took(report: Report) -> list[RenderableType]:
 def _plan_table(manifest: Mapping[str, Any]) -> RenderableType:
     from flowdist.plan import Plan
 
-    grid = Table.grid(padding=(0, 3, 0, 0))
-    grid.add_column(style="dim", min_width=len("submitted"))
-    grid.add_column(overflow="fold")
+    grid = show.facts_grid()
     layout, plan = manifest["layout"], Plan.from_json(manifest["plan"])
     grid.add_row("plan", Text(repr(plan)))
     grid.add_row(
         "layout",
-        f"{layout['rows']:,} rows, {layout['groups']:,} groups, {layout['chunks']:,} chunks, {layout['jobs']:,} jobs",
+        ", ".join(f"{layout[name]:,} {name}" for name in ("rows", "groups", "chunks", "jobs")),
     )
     grid.add_row("workers", f"{manifest['workers']:,} in each job")
     grid.add_row("columns", Text(", ".join(manifest["columns"])))
@@ -277,7 +274,8 @@ def _submitted(manifest: Mapping[str, Any]) -> str:
     return f"{when} by {manifest['user']} on {manifest['host']}{source}"
 
 
-# Colours that are told apart on white, in rich's order: black, red, green, yellow, blue, magenta, cyan, white.
+# Colours that are told apart on white, in rich's order: black, red, green, yellow, blue, magenta,
+# cyan; white comes last.
 _DARK = [
     (36, 41, 47),
     (190, 30, 45),
@@ -292,24 +290,38 @@ _THEME = TerminalTheme(
 )
 
 _STYLE = """
-:root { color-scheme: light; --line: #d8dee4; --soft: #f6f8fa; --ink: #24292f; --quiet: #656d76;
-  --green: #1a7f4b; --red: #be1e2d; --yellow: #b87a00; --cyan: #00788a; }
+:root {
+  color-scheme: light; --line: #d8dee4; --soft: #f6f8fa; --ink: #24292f; --quiet: #656d76;
+  --green: #1a7f4b; --red: #be1e2d; --yellow: #b87a00; --cyan: #00788a;
+}
 * { box-sizing: border-box }
-body { margin: 0; background: var(--soft); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif }
+body {
+  margin: 0; background: var(--soft); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+}
 main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 64px }
 h1 { font-size: 26px; margin: 0 12px 0 0; display: inline }
 h2 { font-size: 16px; margin: 0 0 14px }
 .id { color: var(--quiet); margin: 6px 0 22px; font-size: 14px }
-.state { color: #fff; border-radius: 999px; padding: 3px 12px; font-size: 13px; font-weight: 600; vertical-align: 4px }
+.state {
+  color: #fff; border-radius: 999px; padding: 3px 12px; font-size: 13px; font-weight: 600;
+  vertical-align: 4px;
+}
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 0 0 14px }
-.tile { flex: 1 1 120px; background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px }
-.tile b { display: block; font-size: 22px; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums }
+.tile, section { background: #fff; border: 1px solid var(--line); border-radius: 8px }
+.tile { flex: 1 1 120px; padding: 12px 16px }
+.tile b { display: block; font-size: 22px; font-weight: 600; line-height: 1.3 }
 .tile span { color: var(--quiet); font-size: 13px }
-.bar { display: flex; height: 10px; border-radius: 5px; overflow: hidden; background: var(--line); margin: 0 0 24px }
+.bar {
+  display: flex; height: 10px; border-radius: 5px; overflow: hidden; background: var(--line);
+  margin: 0 0 24px;
+}
 .bar i { display: block; min-width: 3px }
-section { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 18px 22px 20px; margin: 0 0 16px }
-pre { margin: 0; overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace }
+section { padding: 18px 22px 20px; margin: 0 0 16px }
+pre {
+  margin: 0; overflow-x: auto;
+  font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+}
 footer { color: var(--quiet); font-size: 13px; margin-top: 24px }
 @media print { body { background: #fff } section, .tile { break-inside: avoid } }
 """
@@ -328,6 +340,7 @@ def _page(report: Report) -> str:
         if title != "Summary"
     )
     reason = f"<br>{html.escape(status.reason)}" if status.reason else ""
+    submitted = html.escape(_submitted(report.manifest))
     written = time.strftime("%Y-%m-%d %H:%M:%S")
     return f"""<!doctype html>
 <html lang="en">
@@ -339,7 +352,7 @@ def _page(report: Report) -> str:
 </head>
 <body><main>
 <h1>{name}</h1><span class="state" style="background: var({colour})">{status.state}</span>
-<p class="id">{html.escape(status.id)} &middot; {html.escape(_submitted(report.manifest))}{reason}</p>
+<p class="id">{html.escape(status.id)} &middot; {submitted}{reason}</p>
 <div class="tiles">{"".join(_tile(*one) for one in _numbers(report))}</div>
 <div class="bar">{"".join(_bar(status))}</div>
 {body}
@@ -363,13 +376,14 @@ def _numbers(report: Report) -> list[tuple[str, str, str]]:
         found.append((f"{status.waiting + status.running:,}", word, ""))
     found.append((roughly(report.took), "at work", ""))
     if report.row_seconds is not None:
-        found.append((show.roughly_small(report.row_seconds[1]), "a row, in the middle", ""))
+        found.append((show.roughly_small(report.row_seconds[1]), "median row", ""))
     return found
 
 
 def _tile(number: str, word: str, colour: str) -> str:
     style = f' style="color: var({colour})"' if colour else ""
-    return f'<div class="tile"><b{style}>{html.escape(number)}</b><span>{html.escape(word)}</span></div>'
+    number, word = html.escape(number), html.escape(word)
+    return f'<div class="tile"><b{style}>{number}</b><span>{word}</span></div>'
 
 
 def _bar(status: Status) -> list[str]:
@@ -384,8 +398,13 @@ def _bar(status: Status) -> list[str]:
 def _fragment(what: RenderableType) -> str:
     """Something printed, as HTML without a page around it."""
     console = Console(
-        record=True, width=WIDTH, file=io.StringIO(), force_jupyter=False, highlight=False, color_system="truecolor"
-    )  # fmt: skip
+        record=True,
+        width=WIDTH,
+        file=io.StringIO(),
+        force_jupyter=False,
+        highlight=False,
+        color_system="truecolor",
+    )
     console.print(Padding(what, 0, expand=False))
     code = console.export_html(theme=_THEME, code_format="{code}", inline_styles=True)
     return "\n".join(line.rstrip() for line in code.rstrip().splitlines())

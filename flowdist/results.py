@@ -267,16 +267,26 @@ def _one_line(text: str | None) -> str | None:
     if text is None:
         return None
     error = json.loads(text)
+    if "stage" not in error:
+        return None  # the row was retried, and went well
     return f"stage '{error['stage']}': {error['type']}: {error['message']}"
 
 
-def error_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Every failed row of a collected table: its number, parameters, and the recorded error."""
-    failed = table.filter(pc.equal(table.column("_status"), FAILED))
+def error_rows(table: pa.Table, *, retried: bool = False) -> list[dict[str, Any]]:
+    """Every failed row of a collected table: its number, parameters, and the recorded error.
+
+    With `retried` also the rows that went well at a later attempt, with the last thing that failed.
+    """
+    recorded = pc.equal(table.column("_status"), FAILED)
+    if retried:
+        recorded = pc.is_valid(table.column("_error"))
+    failed = table.filter(recorded)
     params = [n for n in failed.column_names if not n.startswith("_") and "." not in n]
     found = []
     for row in failed.select(["_row", "_error", "_attempts", *params]).to_pylist():
         error = json.loads(row.pop("_error"))
+        if "stage" not in error:
+            error = {**error["causes"][-1], "traceback": "", **error}
         number, attempts = row.pop("_row"), row.pop("_attempts")
         shown = {k: error[k] for k in ("stage", "type", "message")}
         found.append(

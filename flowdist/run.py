@@ -7,6 +7,7 @@ process that submitted may die at any moment and another can go on where it was.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -120,8 +121,7 @@ class Run:
     def backend(self) -> Backend:
         return backend_named(self.manifest["plan"]["kind"])
 
-    # -- watching
-    # -------------------------------------------------------------------------------------
+    # -- watching ------------------------------------------------------------------------------
 
     def status(self) -> Status:
         """How the run is now."""
@@ -161,6 +161,10 @@ class Run:
                 if cancel_on_interrupt:
                     self.cancel()
                     show(self.status())
+                    sys.stderr.write(
+                        f"stopped; attach('{self.id}').resume(), or flowdist resume {self.id}, "
+                        "goes on where it was\n"
+                    )
                 raise
         return self
 
@@ -205,8 +209,7 @@ class Run:
             self._clock,
         )
 
-    # -- results
-    # --------------------------------------------------------------------------------------
+    # -- results -------------------------------------------------------------------------------
 
     def collect(
         self,
@@ -287,28 +290,27 @@ class Run:
             table = stage_columns(table, name)
         return to_frame(table, as_, str(self.directory))
 
-    def errors(self) -> pd.DataFrame:
-        """The failed rows so far: row, parameters, stage, type, message, kind, attempts, causes,
-        traceback.
+    def errors(self, *, retried: bool = False) -> pd.DataFrame:
+        """The failed rows so far, with `retried` also those that went well at a later attempt.
+
+        Columns: row, the parameters, stage, type, message, kind, attempts, causes, traceback.
         """
         import pandas as pd
 
         from flowdist.results import collect_rows, error_rows
 
-        found = error_rows(collect_rows(self.files, self.rows, clashes="text"))
+        table = collect_rows(self.files, self.rows, clashes="text")
+        found = error_rows(table, retried=retried)
         columns = ["row", *self.manifest["columns"], "stage", "type", "message", "kind", "attempts"]
         return pd.DataFrame(found, columns=[*columns, "causes", "traceback"])
 
     def report(self, path: str | Path) -> Path:
-        """Write a page about the run (one HTML file that needs nothing else) and return its
-        path.
-        """
+        """Write a page about the run, one HTML file that needs nothing else; returns its path."""
         from flowdist.report import write_report
 
         return write_report(self, Path(path))
 
-    # -- changing
-    # -------------------------------------------------------------------------------------
+    # -- changing ------------------------------------------------------------------------------
 
     def cancel(self) -> Self:
         """End the run; finished rows are kept and it can be resumed. Returns when its processes
@@ -375,8 +377,7 @@ class Run:
             raise RunError(f"run {self.id} is {status.state}; cancel it before deleting it")
         self.files.store.delete()
 
-    # -- private
-    # --------------------------------------------------------------------------------------
+    # -- private -------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.rows:,} rows, {self.directory})"

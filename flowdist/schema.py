@@ -133,10 +133,9 @@ class Schema:
         if annotation is None:
             return None
         try:
-            schema = cls.of(annotation, "the annotation")
+            return cls.of(annotation, "the annotation") if _is_definite(annotation) else None
         except SchemaError:
             return None
-        return schema if _is_definite(annotation, schema) else None
 
     def to_json(self) -> dict[str, Any]:
         """The schema as a plain dict that JSON can hold; `from_json` reads it."""
@@ -189,18 +188,24 @@ def _return_annotation(fn: Any) -> Any:
         return None
 
 
-def _is_definite(annotation: Any, schema: Schema) -> bool:
-    """Whether all that a function so annotated returns is split into the fields of `schema`."""
+def _is_definite(annotation: Any) -> bool:
+    """Whether all that a function so annotated returns has the fields that the annotation declares.
+
+    Of "Line | None" a Line gives its own fields and None the field "value"; and a class that is no
+    column's type may be the base of a record or a frame.
+    """
     if members_of(annotation, "") is not None:
         return True
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        # Of "Line | None", a Line gives its own fields, and None the field "value".
-        return all(members_of(a, "") is None for a in typing.get_args(annotation))
-    if schema.fields[0].kind != "artifact" or isinstance(annotation, ArtifactType):
-        return True
-    # A class may be the base of a record or a frame; an array is always one value.
-    return (origin or annotation) is np.ndarray
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    parts = typing.get_args(annotation) if union else (annotation,)
+    return all(_is_one_value(part) for part in parts if part is not types.NoneType)
+
+
+def _is_one_value(part: Any) -> bool:
+    if members_of(part, "") is not None:
+        return False
+    is_array = (typing.get_origin(part) or part) is np.ndarray
+    return is_array or isinstance(part, ArtifactType) or field_of("", part, "").kind != "artifact"
 
 
 _NOT_SPLIT = frozenset({float, int, str, bool, types.NoneType, bytes, list, np.ndarray, np.float64})

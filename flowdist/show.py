@@ -1,7 +1,7 @@
 """Every table that flowdist prints about runs, in one place and in one style.
 
-Each function takes data and returns something that rich prints; none reads a run or writes to a terminal. How a plan
-prints is at home with the plan (`flowdist.summary`).
+Each function takes data and returns something that rich prints; none reads a run or writes to a
+terminal. How a plan prints is at home with the plan (`flowdist.summary`).
 """
 # ruff: noqa: TID253  (imported only where something is printed)
 
@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flowdist.explain import ErrorGroup, Explanation, roughly
+from flowdist.explain import ErrorGroup, Explanation, left, roughly
 from flowdist.resources import format_memory
 
 if TYPE_CHECKING:
@@ -43,15 +43,12 @@ STATE_STYLE: Mapping[str, str] = {
 SEVERITY_STYLE: Mapping[str, str] = {"error": "red", "warning": "yellow", "info": "dim"}
 BAR_WIDTH = 32
 # What one cell shows of a long text.
-CELL = 100
+CELL = 200
 
 
-def table(*headings: str | tuple[str, str], title: str = "") -> Table:
+def table(*headings: str | tuple[str, str]) -> Table:
     """A table in the one style that all have; a heading given with "right" is of numbers."""
-    made = Table(
-        box=None, header_style="dim", padding=(0, 3, 0, 0), title=title or None, title_justify="left",
-        title_style="bold", pad_edge=False,
-    )  # fmt: skip
+    made = Table(box=None, header_style="dim", padding=(0, 3, 0, 0), pad_edge=False)
     for heading in headings:
         name, justify = heading if isinstance(heading, tuple) else (heading, "left")
         right = justify == "right"
@@ -59,11 +56,17 @@ def table(*headings: str | tuple[str, str], title: str = "") -> Table:
     return made
 
 
+def facts_grid() -> Table:
+    """A grid of names and what is known of them; grids one after another line up."""
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    grid.add_column(style="dim", min_width=10)
+    grid.add_column(overflow="fold")
+    return grid
+
+
 def status_table(status: Status, now: float | None = None) -> Table:
     """A run at one moment: where it is, in rows and jobs, and how long it will take."""
-    grid = Table.grid(padding=(0, 3, 0, 0))
-    grid.add_column(style="dim")
-    grid.add_column(overflow="fold")
+    grid = facts_grid()
     style = STATE_STYLE[status.state]
     said = Text.assemble((status.state, f"bold {style}"))
     if status.reason:
@@ -74,8 +77,8 @@ def status_table(status: Status, now: float | None = None) -> Table:
     grid.add_row("", _counts(status))
     grid.add_row("jobs", _jobs(status.jobs))
     if status.rate and not status.ended:
-        left = f", about {roughly(status.seconds_left)} left" if status.seconds_left else ""
-        grid.add_row("pace", f"{pace(status.rate)}{left}")
+        rest = f", {left(status.seconds_left)} left" if status.seconds_left else ""
+        grid.add_row("pace", f"{pace(status.rate)}{rest}")
     if status.memory:
         grid.add_row("memory", f"{format_memory(status.memory)} in use")
     if status.attempt > 1:
@@ -133,7 +136,8 @@ def error_groups_table(groups: Sequence[ErrorGroup]) -> Table:
 def errors_table(errors: pd.DataFrame, columns: Sequence[str], most: int) -> Table:
     """Failed rows, one a line; `columns` are those of the grid."""
     made = table(("row", "right"), "parameters", "stage", "error", ("attempts", "right"))
-    for row in errors.head(most).to_dict("records"):
+    for record in errors.head(most).to_dict("records"):
+        row = {str(key): value for key, value in record.items()}
         said = Text.assemble((row["type"], "red"), f": {_cell(row['message'])}")
         made.add_row(
             str(row["row"]),
@@ -197,11 +201,14 @@ def explanation(found: Explanation) -> RenderableType:
         facts.add_row(mark, Text(fact.text))
     parts.append(Padding(facts, (0, 0, 0, 2)))
     if found.advice:
-        todo = Table.grid(padding=(0, 2, 0, 0))
+        todo = Table.grid(padding=(0, 1, 0, 0))
+        todo.add_column(no_wrap=True)
         todo.add_column(overflow="fold")
-        todo.add_column(style="bold", overflow="fold")
         for advice in found.advice:
-            todo.add_row(Text(f"→ {advice.text}"), Text(advice.command))
+            said = Text(advice.text)
+            if advice.command:
+                said.append(": ").append(advice.command, style="bold")
+            todo.add_row("→", said)
         parts += ["", Padding(todo, (0, 0, 0, 2))]
     return Group(*parts)
 
@@ -249,7 +256,7 @@ def jobs_table(jobs: Sequence[JobLine]) -> Table:
         each = roughly_small(job.seconds / job.rows) if job.rows else ""
         cells: list[RenderableType] = [
             job.name, _state(job.state), Text(job.host), f"{job.rows:,}",
-            Text(f"{job.failed:,}", style="red" if job.failed else "dim"), roughly(job.took), each,
+            Text(f"{job.failed:,}", style="red" if job.failed else "dim"), roughly_small(job.took), each,
         ]  # fmt: skip
         made.add_row(*cells, *([format_memory(job.memory) if job.memory else ""] if memory else []))
     return made
@@ -269,7 +276,7 @@ def slowest_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return made
 
 
-# -- words --------------------------------------------------------------------------------------------
+# -- words -------------------------------------------------------------------------------------
 
 
 def age(then: float, now: float | None = None) -> str:
@@ -279,7 +286,9 @@ def age(then: float, now: float | None = None) -> str:
     '2 min 10 s ago'
     """
     seconds = (time.time() if now is None else now) - then
-    return "just now" if seconds < 1.5 else f"{roughly(seconds)} ago"
+    if seconds < 9.5:
+        return "just now" if seconds < 1.5 else f"{seconds:.0f} s ago"
+    return f"{roughly(seconds)} ago"
 
 
 def pace(rate: float) -> str:

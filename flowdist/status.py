@@ -97,7 +97,7 @@ def read_status(
     """
     polled = backend.poll(handle)
     states = {job: (known or {}).get(job, JobState.UNKNOWN).after(s) for job, s in polled.items()}
-    beats = {who.job: beat for who, beat in handle.files.beats(handle.attempt)}
+    beats = handle.beats
     intent = handle.files.read_json(handle.files.intent(handle.attempt)) or {}
     live = any(not s.ended for s in states.values())
     rows = int(manifest["layout"]["rows"])
@@ -132,7 +132,9 @@ def read_status(
         seconds_left=left,
         memory=sum(int(b.get("memory", 0)) for b in beats.values()),
         working_on=working,
-        **done,
+        ok=done["ok"],
+        failed=done["failed"],
+        skipped=done["skipped"],
         **common,
     ), states
 
@@ -180,6 +182,7 @@ def _pace(beats: list[dict[str, Any]], left: int, now: float) -> tuple[float | N
     done = sum(int(b["ok"]) + int(b["failed"]) + int(b["skipped"]) for b in beats)
     if not busy or not done:
         return None, None
-    seconds = now - min(float(b["started"]) for b in beats)
+    # A job that failed before it began has no start.
+    seconds = now - min(float(b["started"]) for b in beats if "started" in b)
     rate = done / max(seconds, 1e-3)
     return rate, left / rate

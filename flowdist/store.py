@@ -135,8 +135,7 @@ class RunFiles:
     def path(self, name: str) -> Path:
         return self.store.path(name)
 
-    # -- names
-    # ----------------------------------------------------------------------------------------
+    # -- names ---------------------------------------------------------------------------------
 
     def part(self, who: JobAttempt, seq: int) -> str:
         return f"parts/{who}-{seq:04d}.arrow"
@@ -162,8 +161,7 @@ class RunFiles:
     def artifact(self, stage: str, key: str) -> str:
         return f"artifacts/{stage}/{key}"
 
-    # -- reading
-    # --------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any]:
         """run.json; RunError where it is not there or not complete."""
@@ -216,8 +214,7 @@ class RunFiles:
                     continue  # the last line of a writer that was killed
         return sorted(found, key=lambda e: e.get("time", 0.0))
 
-    # -- writing
-    # --------------------------------------------------------------------------------------
+    # -- writing -------------------------------------------------------------------------------
 
     def put_json(self, name: str, value: Any) -> None:
         self.store.put(name, json.dumps(value, indent=1, default=str).encode())

@@ -21,8 +21,9 @@ from flowdist.backends.base import Handle, backend_named
 from flowdist.errors import PreflightError, RunError
 from flowdist.layout import Layout, group_rows, make_layout
 from flowdist.payload import describe, dump_program
-from flowdist.plan import Plan, PlanSummary, local, summarize
-from flowdist.preflight import preflight
+from flowdist.plan import Plan, PlanSummary, local, plan_of, summarize
+from flowdist.preflight import Prepared, prepare
+from flowdist.resources import Resources
 from flowdist.settings import default_root, host, user
 from flowdist.store import DirectoryStore, RunFiles
 from flowdist.workers.queue import LEASE_SECONDS
@@ -45,14 +46,23 @@ def plan_flow(flow: Flow) -> PlanSummary:
 
 
 def effective_plan(flow: Flow) -> Plan:
-    """The flow's plan with what its rows need filled in where the plan leaves it open."""
+    """The flow's plan with what its rows need filled in where the plan leaves it open.
+
+    A stage asks for one row, a plan for a job: as many rows' memory and gpus as it has workers.
+    Time is left alone, for a job's time is not a row's.
+    """
     plan = flow.distribution if flow.distribution is not None else local()
     needs = [r for r in (flow.resources, *flow.stage_resources.values()) if r is not None]
     if not needs:
         return plan
-    from flowdist.resources import Resources
-
-    return plan.model_copy(update={"resources": Resources.envelope(needs).merge(plan.resources)})
+    row = Resources.envelope(needs)
+    plan = plan_of(plan, resources=Resources(cpus=row.cpus).merge(plan.resources))
+    workers = plan.worker_count()
+    job = Resources(
+        memory=row.memory * workers if row.memory else None,
+        gpus=row.gpus * workers if row.gpus else None,
+    )
+    return plan_of(plan, resources=job.merge(plan.resources))
 
 
 def submit_flow(flow: Flow, name: str | None = None) -> RunFiles:
@@ -62,27 +72,32 @@ def submit_flow(flow: Flow, name: str | None = None) -> RunFiles:
         PreflightError: a check found an error; nothing was written and nothing was started.
         BackendError: the backend refused; the run is on disk and can be resumed.
     """
-    checks = preflight(flow)
-    errors = [c for c in checks if c.severity == "error"]
-    if errors:
-        raise PreflightError(
-            "\n".join(f"{c.what}\n  -> {c.remedy}" if c.remedy else c.what for c in errors), checks
-        )
-    files = write_run(flow, name or flow.name)
+    prepared = prepare(flow)
+    if prepared.errors:
+        said = (f"{c.what}\n  -> {c.remedy}" if c.remedy else c.what for c in prepared.errors)
+        raise PreflightError("\n".join(said), prepared.checks)
+    files = write_run(flow, name or flow.name, prepared)
     launch(files, files.manifest())
     return files
 
 
-def write_run(flow: Flow, name: str) -> RunFiles:
-    """Write everything but a launch; the manifest comes last and makes it a run."""
+def write_run(flow: Flow, name: str, prepared: Prepared | None = None) -> RunFiles:
+    """Write everything but a launch; the manifest comes last and makes it a run.
+
+    `prepared` is what preflight has made of the flow already.
+    """
     plan = effective_plan(flow)
     grid = flow.grid.table
     workers = plan.worker_count()
-    layout = make_layout(plan, grid, workers)
+    if prepared is not None and prepared.summary is not None:
+        layout = prepared.summary.layout
+    else:
+        layout = make_layout(plan, grid, workers)
     root = Path(plan.root).expanduser().absolute() if plan.root else default_root()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     run_id, files = _new_directory(root, name)
-    payload = dump_program(flow.program)
+    payload = prepared.payload if prepared is not None else None
+    payload = payload or dump_program(flow.program)
     files.store.put(files.FLOW, payload)
     _write_arrow(files.path(files.GRID), _in_layout_order(grid, layout))
     _write_arrow(files.path(files.CHUNKS), _chunk_table(layout))

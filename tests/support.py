@@ -5,7 +5,7 @@ processes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,19 @@ def error_json(message: str = "no", *, stage: str = "sq", kind: str = "ValueErro
 
 
 def results(
-    rows: Iterable[int], *, status: int = OK, attempts: int = 1, **fields: Any
+    rows: Iterable[int], *, status: int | Sequence[int] = OK, attempts: int = 1, **fields: Any
 ) -> pa.RecordBatch:
-    """Results of `rows`, all of one status; `sq__value=[...]` is the column "sq.value".
+    """Results of `rows`, of one status or one each; `sq__value=[...]` is the column "sq.value".
 
     A field's values may be an Arrow array, where the type matters.
     """
     numbers = list(rows)
     n = len(numbers)
-    errors = [error_json()] * n if status == FAILED else [None] * n
+    states = [status] * n if isinstance(status, int) else list(status)
+    errors = [error_json() if s == FAILED else None for s in states]
     columns: dict[str, Any] = {
         "_row": pa.array(numbers, pa.int64()),
-        "_status": pa.array([status] * n, pa.int8()),
+        "_status": pa.array(states, pa.int8()),
         "_attempts": pa.array([attempts] * n, pa.int16()),
         "_seconds": pa.array([0.5] * n, pa.float64()),
         "_error": pa.array(errors, pa.string()),
@@ -153,7 +154,12 @@ def chunks_of(rows: int, size: int = 1, done: Sequence[int] | None = None) -> Ch
 @dataclass
 class _Lane:
     task: Task
-    ends: float
+    began: float
+    seconds: float
+
+    @property
+    def ends(self) -> float:
+        return self.began + (self.task.stop - self.task.first) * self.seconds
 
 
 @dataclass
@@ -161,19 +167,21 @@ class FakePool:
     """Workers that run on a `ManualClock`: time passes only in `poll`.
 
     A row takes `seconds`. Row `p` fails where `p` is in `failing`; where `dying` maps it to a
-    number, its worker dies that many times. `given` lists every task.
+    number, its worker dies that many times. A pool that `shares` gives back, when asked, the rows
+    that wait behind a running one. `given` lists every task, `ran` every position that was run.
     """
 
     clock: ManualClock
     width: int = 2
     seconds: float = 1.0
-    failing: frozenset[int] = frozenset()
+    failing: Container[int] = ()
     dying: dict[int, int] = field(default_factory=dict)
+    shares: bool = False
     given: list[Task] = field(default_factory=list)
-    polls: int = 0
+    ran: list[int] = field(default_factory=list)
     interrupted: bool = False
+    _polls: int = 0
     _lanes: list[_Lane] = field(default_factory=list)
-    _pending: list[Event] = field(default_factory=list)
     _appointments: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
 
     @property
@@ -181,43 +189,43 @@ class FakePool:
         return self.width - len(self._lanes)
 
     @property
-    def finished(self) -> list[int]:
-        """Positions that were given, in the order in which they were given."""
-        return [p for task in self.given for p in range(task.first, task.stop)]
+    def sizes(self) -> list[int]:
+        """How many rows each task had."""
+        return [task.stop - task.first for task in self.given]
 
     def at(self, time: float, do: Callable[[], object]) -> None:
         """Call `do` when the clock has come to `time`, in the middle of a poll."""
         self._appointments.append((time, do))
         self._appointments.sort(key=lambda pair: pair[0])
 
-    def hand_back(self, *events: Event) -> None:
-        """Let the next poll give these events too."""
-        self._pending += events
-
     def give(self, task: Task) -> None:
         assert self.idle, "a task was given to a pool that is busy"
         self.given.append(task)
-        taken = (task.stop - task.first) * self.seconds
-        self._lanes.append(_Lane(task, self.clock.monotonic() + taken))
+        self._lanes.append(_Lane(task, self.clock.monotonic(), self.seconds))
 
     def poll(self, timeout: float) -> list[Event]:
-        self.polls += 1
-        assert self.polls < 50_000, "the job does not end"
+        self._polls += 1
+        assert self._polls < 50_000, "the job does not end"
         until = min([self.clock.monotonic() + timeout, *(lane.ends for lane in self._lanes)])
         while self._appointments and self._appointments[0][0] <= until:
             time, do = self._appointments.pop(0)
             self._go_to(time)
             do()
         self._go_to(until)
-        events, self._pending = self._pending, []
         now = self.clock.monotonic()
-        for lane in [lane for lane in self._lanes if lane.ends <= now]:
-            self._lanes.remove(lane)
-            events += self._outcome(lane.task)
-        return events
+        ended = [lane for lane in self._lanes if lane.ends <= now]
+        self._lanes = [lane for lane in self._lanes if lane.ends > now]
+        return [event for lane in ended for event in self._outcome(lane.task)]
 
     def rebalance(self) -> list[Event]:
-        return []
+        events: list[Event] = []
+        for lane in self._lanes if self.shares else []:
+            task, running = lane.task, int((self.clock.monotonic() - lane.began) / lane.seconds)
+            behind = task.first + running + 1
+            if behind < task.stop:
+                events.append(Interrupted(behind, task.stop))
+                lane.task = Task(task.first, behind, task.prior)
+        return events
 
     def interrupt(self) -> list[Event]:
         self.interrupted = True
@@ -234,10 +242,12 @@ class FakePool:
         self.clock.advance(max(0.0, time - self.clock.monotonic()))
 
     def _outcome(self, task: Task) -> list[Event]:
-        dies = next((p for p in range(task.first, task.stop) if self.dying.get(p)), None)
+        dies = next((p for p in self.dying if task.first <= p < task.stop), None)
         if dies is None:
             return [self._results(task.first, task.stop)]
         self.dying[dies] -= 1
+        if not self.dying[dies]:
+            del self.dying[dies]
         prior = task.prior if dies == task.first else ()
         cause = Cause("crash", "WorkerDied", "ended by SIGKILL", "sq", len(prior) + 1)
         events: list[Event] = [Lost(dies, (*prior, cause))]
@@ -249,14 +259,11 @@ class FakePool:
 
     def _results(self, first: int, stop: int) -> Results:
         rows = range(first, stop)
-        batches = [
-            results([p], status=FAILED, sq__value=pa.nulls(1, pa.int64()))
-            if p in self.failing
-            else results([p], sq__value=[p * p])
-            for p in rows
-        ]
-        failed = sum(p in self.failing for p in rows)
-        table = pa.Table.from_batches(batches).combine_chunks()
-        return Results(
-            first, stop - first, failed, 0, self.seconds * (stop - first), table.to_batches()
+        self.ran += rows
+        bad = [p in self.failing for p in rows]
+        batch = results(
+            rows,
+            status=[FAILED if b else OK for b in bad],
+            sq__value=[None if b else p * p for p, b in zip(rows, bad, strict=True)],
         )
+        return Results(first, len(rows), sum(bad), 0, self.seconds * len(rows), [batch])

@@ -147,6 +147,11 @@ def with_default(x: int, lock: Any = threading.Lock()) -> int:  # noqa: B008
     return x
 
 
+@functools.cache
+def remembered(x: int) -> int:
+    return locked(x)
+
+
 def by_a_helper(x: int) -> int:
     return locked(x)
 
@@ -158,6 +163,7 @@ def by_a_helper(x: int) -> int:
         (locked, "'module_lock' (a _thread.lock that the function uses)"),
         (with_default, "'lock' (a _thread.lock that the function has as a default)"),
         (by_a_helper, "'module_lock' (a _thread.lock that locked() uses)"),
+        (remembered, "'module_lock' (a _thread.lock that locked() uses)"),
         (Model().score, "'self.lock' (a _thread.lock that the function carries)"),
         (capturing(Model()), "'value.lock' (a _thread.lock that the function captures)"),
         (

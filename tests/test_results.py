@@ -236,7 +236,7 @@ def test_an_inexact_int_within_structs_that_differ_is_a_clash_too(files: RunFile
     write_part(files, results([0], sq__value=[{"a": 2**53 + 1, "b": "x"}]))
     write_part(files, results([1], sq__value=[{"a": 0.5}]), seq=1)
 
-    with pytest.raises(TypeClash, match="row 0 gave struct.*row 1 gave struct"):
+    with pytest.raises(TypeClash, match=r"row 0 gave struct.*row 1 gave struct"):
         read_results(files, 6)
 
 

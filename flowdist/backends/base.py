@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -83,6 +84,11 @@ class Handle:
     attempt: int
     jobs: Sequence[int]
     started: Mapping[str, Any] | None = field(default=None)
+
+    @cached_property
+    def beats(self) -> dict[int, dict[str, Any]]:
+        """The heartbeats of the launch by job, read once: a handle is of one moment."""
+        return {who.job: beat for who, beat in self.files.beats(self.attempt)}
 
 
 class Backend(Protocol):

@@ -61,10 +61,8 @@ class LocalBackend:
                 stderr=output,
                 start_new_session=True,
             )
-        started = self._wait_for_sign(handle, process)
-        # It is not our child to wait for: it may outlive this process, or end long before it.
-        process.returncode = process.returncode or 0
-        return replace(handle, started=started)
+        _launched.append(process)
+        return replace(handle, started=self._wait_for_sign(handle, process))
 
     def _wait_for_sign(self, handle: Handle, process: subprocess.Popen[bytes]) -> Mapping[str, Any]:
         files = handle.files
@@ -83,9 +81,9 @@ class LocalBackend:
         )
 
     def poll(self, handle: Handle) -> dict[int, JobState]:
-        beats = {w.job: b for w, b in handle.files.beats(handle.attempt)}
-        alive = self._alive(handle, beats)
-        return {job: _state(beats.get(job), alive) for job in handle.jobs}
+        _reap()
+        alive = self._alive(handle, handle.beats)
+        return {job: _state(handle.beats.get(job), alive) for job in handle.jobs}
 
     def _alive(self, handle: Handle, beats: Mapping[int, Mapping[str, Any]]) -> bool | None:
         """Whether the launched process, or a job process of its, lives; None where that cannot be
@@ -121,6 +119,15 @@ class LocalBackend:
 
     def close(self) -> None:
         """Nothing is held: the process was detached at its start."""
+
+
+# Launched processes that are children of this one, until they have ended and been waited for.
+_launched: list[subprocess.Popen[bytes]] = []
+
+
+def _reap() -> None:
+    """Wait for launched processes that have ended, so that they do not stay as zombies."""
+    _launched[:] = [process for process in _launched if process.poll() is None]
 
 
 def _state(beat: Mapping[str, Any] | None, alive: bool | None) -> JobState:

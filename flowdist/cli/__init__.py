@@ -1,10 +1,11 @@
 """The `flowdist` command.
 
-Here is only how sub-commands are found and how failures end: one sentence on standard error and an exit code. The
-sub-commands are in the modules named below, each loaded when it is used; what they print goes through
-`flowdist.cli.output`.
+Here is only how sub-commands are found and how failures end: one sentence on standard error and an
+exit code. The sub-commands are in the modules named below, each loaded when it is used; what they
+print goes through `flowdist.cli.output`.
 
-Exit codes: 0 done, 1 rows failed or have no result, 2 wrong usage, 3 the backend failed, 130 interrupted.
+Exit codes: 0 done, 1 rows failed or are missing, 2 wrong usage, 3 the backend failed, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:
         if self.message:
@@ -165,14 +166,14 @@ def _fail(error: Exception, *, debug: bool) -> NoReturn:
     cls=Root,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 rows failed or have no result, 2 wrong usage, 3 the backend failed.",
+    epilog="Exit codes: 0 done, 1 rows failed or are missing, 2 wrong usage, 3 the backend failed.",
 )
 @click.version_option(__version__, "--version", prog_name="flowdist")
 def cli() -> None:
     """Run Python functions over every row of a parameter grid.
 
-    A flow is named by its file: path/to/file.py, or path/to/file.py:name where the file has several. A
-    run is named by its id, the beginning of its id, its directory, or "last".
+    A flow is named by its file: path/to/file.py, or path/to/file.py:name where the file has
+    several. A run is named by its id, the beginning of its id, its directory, or "last".
 
     \b
       flowdist demo                    a real run on real data, in a minute

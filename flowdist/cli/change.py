@@ -27,7 +27,8 @@ def cancel(run_id: str, root: str | None, as_json: bool) -> None:
     if run.status().ended:
         out.message(f"{run.id} had ended already.")
     status = run.cancel().status()
-    out.message(f"{run.id} is {status.state}: {status.done:,} of {status.rows:,} rows are finished.")
+    done = f"{status.done:,} of {status.rows:,} rows are finished"
+    out.message(f"{run.id} is {status.state}: {done}.")
     if status.state != "done":
         out.message(f"Go on with\n  {command(run, 'resume')}")
     out.data(status.to_dict())

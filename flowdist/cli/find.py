@@ -27,18 +27,17 @@ if TYPE_CHECKING:
 _loaded: dict[str, ModuleType] = {}
 
 
-# -- flows --------------------------------------------------------------------------------------------
+# -- flows -----------------------------------------------------------------------------------------
 
 
 def load_flow(target: str) -> Flow:
     """The flow that ``path/to/file.py[:name]`` means.
 
-    The file becomes a module under its own name, with its folder on the path, as if its user had imported
-    it. What it prints goes to standard error.
+    The file becomes a module under its own name, with its folder on the path, as if its user had
+    imported it. What it prints goes to standard error.
 
-    Raises:
-        UsageError: no such file, it cannot be loaded (saying where), or it is not clear which flow is
-            meant (naming the candidates).
+    Raises: UsageError: no such file, it cannot be loaded (saying where), or it is not clear which
+    flow is meant (naming the candidates).
     """
     path, name = _split(target)
     module = _load(path)
@@ -50,7 +49,8 @@ def load_flow(target: str) -> Flow:
         return flows[next(iter(distinct.values()))]
     if flows:
         raise UsageError(
-            f"{path} has several flows: {', '.join(flows)}; say which, as in {path}:{list(flows)[-1]}"
+            f"{path} has several flows: {', '.join(flows)}; say which, as in "
+            f"{path}:{list(flows)[-1]}"
         )
     makers = _makers(module)
     if len(makers) == 1:
@@ -61,8 +61,8 @@ def load_flow(target: str) -> Flow:
             f"{path}:{makers[0]}"
         )
     raise UsageError(
-        f"{path} has no flow: assign one to a name, as in work = flow(grid).stage(...), or name a function "
-        f"without parameters that returns one, as in {path}:make_flow"
+        f"{path} has no flow: assign one to a name, as in work = flow(grid).stage(...), or name "
+        f"a function without parameters that returns one, as in {path}:make_flow"
     )
 
 
@@ -73,7 +73,7 @@ def _split(target: str) -> tuple[Path, str]:
     if colon and not name.isidentifier() and name:
         raise UsageError(f"{target}: '{name}' is not a name; write path/to/file.py:name")
     if path.is_dir():
-        raise UsageError(f"{path} is a directory; name the file of a flow, as in {path / 'flow.py'}")
+        raise UsageError(f"{path} is a directory; name a file, as in {path / 'flow.py'}")
     if not path.is_file():
         folder = path.parent
         there = [p.name for p in folder.glob("*.py")] if folder.is_dir() else []
@@ -176,9 +176,7 @@ def _named(module: ModuleType, name: str, path: Path) -> Flow:
             raise UsageError(_what_happened(path.resolve(), error)) from error
     if not isinstance(value, Flow):
         there = f" (flows there: {', '.join(candidates)})" if candidates else ""
-        raise UsageError(
-            f"{path}: '{name}' is {_article(type(value).__name__)}, not a flow{there}"
-        )
+        raise UsageError(f"{path}: '{name}' is {_article(type(value).__name__)}, not a flow{there}")
     return value
 
 
@@ -186,11 +184,11 @@ def _article(noun: str) -> str:
     return f"an {noun}" if noun[:1].lower() in "aeiou" else f"a {noun}"
 
 
-# -- plans --------------------------------------------------------------------------------------------
+# -- plans -----------------------------------------------------------------------------------------
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` words as fields of a plan; values are read as a profile's would be, or are plain text.
+    """``key=value`` words as fields of a plan; a value is TOML, as in a profile, or plain text.
 
     Raises:
         UsageError: a word without ``=``.
@@ -221,7 +219,7 @@ def _value(text: str) -> Any:
 
 
 def distributed(flow: Flow, on: str | None, overrides: Mapping[str, Any]) -> Flow:
-    """The flow on the plan that the options ask for: the profile `on`, else its own plan, else this machine."""
+    """The flow on the plan asked for: the profile `on`, else its own plan, else this machine."""
     if on is None and not overrides:
         return flow
     from flowdist.plan import local
@@ -230,7 +228,7 @@ def distributed(flow: Flow, on: str | None, overrides: Mapping[str, Any]) -> Flo
     return flow.distribute(plan, **overrides)
 
 
-# -- runs ---------------------------------------------------------------------------------------------
+# -- runs ------------------------------------------------------------------------------------------
 
 
 def find_run(text: str, root: str | None) -> Run:

@@ -9,7 +9,7 @@ import click
 
 from flowdist.cli import INTERRUPTED, Command
 from flowdist.cli.find import find_run
-from flowdist.cli.options import json_option, root_option, run_argument
+from flowdist.cli.options import json_option, most_option, root_option, run_argument
 from flowdist.cli.outcome import finish
 from flowdist.cli.output import Output
 from flowdist.errors import FlowdistError, UsageError
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.option("-n", "--most", type=click.IntRange(min=1), default=20, metavar="N", show_default=True,
-              help="How many, the latest first.")  # fmt: skip
+@most_option("How many, the latest first.")
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @root_option
 @json_option
@@ -115,7 +114,9 @@ def watch(ctx: click.Context, run_id: str, root: str | None, as_json: bool) -> N
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until the run has ended.")
 @root_option
 def logs(run_id: str, job: int | None, follow: bool, root: str | None) -> None:
-    """Print what the jobs of a run have printed: of all, or of job number JOB.
+    """Print what the jobs of a run have printed.
+
+    Of all jobs, or of job number JOB.
 
     \b
       flowdist logs last
@@ -127,15 +128,15 @@ def logs(run_id: str, job: int | None, follow: bool, root: str | None) -> None:
 
 @click.command(cls=Command)
 @run_argument
-@click.option("-n", "--most", type=click.IntRange(min=1), default=20, metavar="N", show_default=True,
-              help="How many rows.")  # fmt: skip
+@most_option("How many rows.")
 @click.option("--row", type=int, metavar="N", help="All about row N, with the traceback.")
 @root_option
 @json_option
 def errors(run_id: str, most: int, row: int | None, root: str | None, as_json: bool) -> None:
-    """List the failed rows of a run: by kind of error, then one by one.
+    """List the failed rows of a run, and why they failed.
 
-    JSON has all of them, with tracebacks and every attempt.
+    By kind of error first, then one by one. JSON has all of them, with tracebacks and every
+    attempt.
 
     \b
       flowdist errors last
@@ -174,7 +175,8 @@ def errors(run_id: str, most: int, row: int | None, root: str | None, as_json: b
     out.show(show.errors_table(found, columns, most))
     if len(found) > most:
         out.message(f"\n{most:,} of {len(found):,} failed rows; -n shows more")
-    out.message(f"\n{command(run, 'errors', '--row', str(found['row'].iloc[0]))} shows the traceback")
+    example = command(run, "errors", "--row", str(found["row"].iloc[0]))
+    out.message(f"\n{example} shows the traceback")
 
 
 @click.command(cls=Command)
@@ -182,7 +184,9 @@ def errors(run_id: str, most: int, row: int | None, root: str | None, as_json: b
 @root_option
 @json_option
 def explain(run_id: str, root: str | None, as_json: bool) -> None:
-    """Say why a run is not done: what it waits for, what went wrong, what to do.
+    """Say why a run is not done, and what to do about it.
+
+    What it waits for, what failed most, what was lost or stopped.
 
     \b
       flowdist explain last
@@ -198,7 +202,9 @@ def explain(run_id: str, root: str | None, as_json: bool) -> None:
 @root_option
 @json_option
 def report(run_id: str, path: Path | None, root: str | None, as_json: bool) -> None:
-    """Report on a run: plan, jobs, failed rows with an example, slowest rows.
+    """Report on a run, here or as a web page.
+
+    Plan, jobs, failed rows with an example, slowest rows.
 
     \b
       flowdist report last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,7 @@ def _complete_profile(
     return []
 
 
-class _FlowName(click.ParamType):
+class _FlowName(click.ParamType[str]):
     """``path/to/file.py[:name]``; shells complete it as they complete files."""
 
     name = "flow"
@@ -57,6 +58,16 @@ root_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, and only that, to standard output."
 )
+
+
+def most_option(help_: str) -> Callable[[F], F]:
+    """How many lines of a list are printed."""
+    return click.option(
+        "-n", "--most", type=click.IntRange(min=1), default=20, metavar="N", show_default=True,
+        help=help_,
+    )  # fmt: skip
+
+
 on_option = click.option(
     "--on", metavar="PROFILE", shell_complete=_complete_profile,
     help="The profile that says where and how; flowdist profiles list shows them.",
@@ -64,8 +75,10 @@ on_option = click.option(
 
 
 def plan_options(command: F) -> F:
-    """``--on``, ``--workers``, ``--by``, ``--set`` and ``--root``, given to the command as ``on`` and ``overrides``."""
+    """The options that say where and how; the command gets ``on`` and the fields as
+    ``overrides``."""
 
+    @wraps(command)
     def gathered(
         *args: Any,
         workers: int | None,
@@ -83,7 +96,6 @@ def plan_options(command: F) -> F:
             overrides["root"] = root
         return command(*args, overrides=overrides, **kwargs)
 
-    gathered.__doc__, gathered.__name__ = command.__doc__, command.__name__
     options = [
         on_option,
         click.option(

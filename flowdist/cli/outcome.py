@@ -28,8 +28,10 @@ def finish(out: Output, run: Run) -> int:
         out.show(Text())
         out.show(error_groups_table(error_groups(run.files, run.rows)[:MOST_ERRORS]))
     out.message(f"\nThe run is in {run.directory}")
-    for line, what in _next(run, status):
-        out.message(f"  {line.ljust(60)}  {what}")
+    commands = _next(run, status)
+    width = max(len(line) for line, _ in commands)
+    for line, what in commands:
+        out.message(f"  {line.ljust(width)}   {what}")
     return code(status)
 
 
@@ -49,7 +51,8 @@ def _next(run: Run, status: Status) -> list[tuple[str, str]]:
         keep = ["--errors"] if status.failed else []
         found.append((command(run, "collect", "-o", "table.parquet", *keep), "the table"))
         if status.failed:
-            found.append((command(run, "resume", "--failed", "--watch"), "run the failed rows again"))
+            again = command(run, "resume", "--failed", "--watch")
+            found.append((again, "run the failed rows again"))
     else:
         found.append((command(run, "explain"), "why it is not done"))
         found.append((command(run, "resume", "--watch"), "start what is missing"))

@@ -1,11 +1,13 @@
 """The one place where sub-commands print: tables for people, or one JSON document for programs.
 
-With ``--json`` standard output holds that document and nothing else; what else is said goes to standard error.
+With ``--json`` standard output holds that document and nothing else; what else is said goes to
+standard error.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 import sys
@@ -48,8 +50,16 @@ class Output:
             return
         from rich.console import Console
 
-        width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-        Console(file=sys.stdout, highlight=False, width=width).print(shown)
+        if sys.stdout.isatty():
+            Console(file=sys.stdout, highlight=False).print(shown)
+            return
+        page = io.StringIO()
+        # Not a notebook's either, where the command may run with a "!" before it.
+        Console(
+            file=page, highlight=False, width=WIDTH_WITHOUT_TERMINAL, force_jupyter=False
+        ).print(shown)
+        for line in page.getvalue().splitlines():
+            click.echo(line.rstrip())
 
     def message(self, text: str = "") -> None:
         """A remark for people; with ``--json`` it goes to standard error."""

@@ -54,10 +54,11 @@ def collect(
     root: str | None,
     as_json: bool,
 ) -> None:
-    """Take the table of a run: one row for each row of the grid.
+    """Take the table of a run: a row for each row of the grid.
 
-    Waits for the run to end. Without -o the first rows are printed; with --json, all of them. Where rows
-    failed it ends with exit code 1, unless --errors or --drop-failed says what to do with them.
+    Waits for the run to end. Without -o the first rows are printed; with --json, all of them. Where
+    rows failed it ends with exit code 1, unless --errors or --drop-failed says what to do with
+    them.
 
     \b
       flowdist collect last
@@ -98,15 +99,15 @@ def _collected(run: Run, errors: Any, partial: bool, as_text: bool) -> pa.Table:
     except RowsFailed:
         status = run.status()
         raise Failure(
-            f"{status.failed:,} of {status.rows:,} rows of {run.id} failed; --errors keeps them in the table, "
-            f"--drop-failed leaves them out. {command(run, 'errors')} lists them",
+            f"{status.failed:,} of {status.rows:,} rows of {run.id} failed; --errors keeps them in "
+            f"the table, --drop-failed leaves them out. {command(run, 'errors')} lists them",
             ROWS_FAILED,
         ) from None
     except RunIncomplete:
         status = run.status()
         raise Failure(
-            f"run {run.id} is {status.state}: {status.reason}. {command(run, 'resume')} starts them, "
-            "--partial takes what is there",
+            f"run {run.id} is {status.state}: {status.reason}. {command(run, 'resume')} "
+            "starts them, --partial takes what is there",
             BACKEND_FAILED if status.state in ("failed", "lost") else ROWS_FAILED,
         ) from None
 
@@ -137,7 +138,7 @@ def _records(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table in the format that the suffix of `path` names; a reader never sees half of it."""
+    """Write a table in the format that the suffix of `path` names; half of it is never seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

@@ -21,7 +21,8 @@ class _Profiles(click.Group):
 def profiles() -> None:
     """List, show or add profiles: named plans, for --on.
 
-    They are looked up in ./flowdist.toml, then in the user's own file, then among the built-in ones.
+    They are looked up in ./flowdist.toml, then in the user's own file, then among the built-in
+    ones.
 
     \b
       flowdist profiles list
@@ -83,7 +84,9 @@ def add(name: str, settings: tuple[str, ...], user: bool) -> None:
 @click.command(cls=Command)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that lets a shell complete commands, options, runs and profiles.
+    """Print the script that makes a shell complete commands.
+
+    Commands, options, runs and profiles are completed.
 
     \b
       flowdist completion bash >> ~/.bashrc

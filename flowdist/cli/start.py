@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def demo(ctx: click.Context, workers: int | None) -> None:
     """Run a real many-model flow on real data, on this machine.
 
-    336,776 flights from New York City in 2013, one model for each aircraft: the plan, a progress bar, the
-    results, and the commands to look at the run. It takes a minute or two.
+    336,776 flights from New York City in 2013, one model for each aircraft: the plan, a progress
+    bar, the results, and the commands to look at the run. It takes a minute or two.
     """
     from rich.console import Console
 
@@ -86,10 +86,10 @@ def preflight(
     try_row: int | None,
     as_json: bool,
 ) -> None:
-    """Check a flow before it runs: what is wrong, and what to do about it.
+    """Check a flow: what is wrong, and what to do about it.
 
-    Nothing is started. submit and run make the same checks and refuse where one is an error; the exit code
-    is 2 then.
+    Nothing is started. submit and run make the same checks and refuse where one is an error; the
+    exit code is 2 then.
 
     \b
       flowdist preflight flow.py
@@ -110,7 +110,7 @@ def preflight(
 @plan_options
 @json_option
 def plan(target: str, on: str | None, overrides: dict[str, Any], as_json: bool) -> None:
-    """Show how rows become chunks and jobs, without running anything.
+    """Show how rows become chunks and jobs; run nothing.
 
     \b
       flowdist plan flow.py
@@ -161,8 +161,8 @@ def run(
 ) -> None:
     """Run a flow and wait for it, with a progress bar.
 
-    Ctrl-C ends the run; finished rows are kept and flowdist resume goes on. To leave it running instead,
-    use flowdist submit. The exit code is 1 where rows failed.
+    Ctrl-C ends the run; finished rows are kept and flowdist resume goes on. To leave it running
+    instead, use flowdist submit. The exit code is 1 where rows failed.
 
     \b
       flowdist run flow.py
@@ -178,8 +178,8 @@ def run(
     except KeyboardInterrupt:
         status = started.status()
         click.echo(
-            f"\nStopped: {status.done:,} of {status.rows:,} rows are finished and kept. Go on with\n"
-            f"  {command(started, 'resume', '--watch')}",
+            f"\nStopped: {status.done:,} of {status.rows:,} rows are finished and kept. "
+            f"Go on with\n  {command(started, 'resume', '--watch')}",
             err=True,
         )
         ctx.exit(INTERRUPTED)

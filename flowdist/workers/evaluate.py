@@ -405,9 +405,12 @@ class Evaluator:
             started = time.monotonic()
             lane.enter(position, number, started)
             try:
-                return self._attempt(stage, skipped)
+                out = self._attempt(stage, skipped)
             except BaseException as again:
                 error = again
+            else:
+                buffer.retried(index, causes)
+                return out
             finally:
                 stage.attempt = 1
 

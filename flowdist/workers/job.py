@@ -139,6 +139,11 @@ class _Work:
             self.spans[0] = Span(stop, span.stop)
         return Task(span.first, stop)
 
+    def drop(self, span: Span) -> None:
+        """Forget what waits of a span that somebody else runs now."""
+        self.again = deque(t for t in self.again if not span.first <= t.first < span.stop)
+        self.spans = deque(s for s in self.spans if not span.first <= s.first < span.stop)
+
 
 class Job:
     """The state of a running job; `run` is its loop."""
@@ -162,6 +167,7 @@ class Job:
         self._pool = pool
         self._limits = limits or Limits()
         self._failures_elsewhere = failures_elsewhere or (lambda: 0)
+        self._failed_elsewhere = 0
         self._stopping = stopping
         self._clock = clock or SystemClock()
         self._table = table
@@ -207,8 +213,7 @@ class Job:
         self._beat("stopped" if self._reason else "done")
         return Outcome(self._tally, self._reason)
 
-    # -- steps
-    # ----------------------------------------------------------------------------------------
+    # -- steps ---------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
         while self._pool.idle:
@@ -254,6 +259,7 @@ class Job:
         if self._parts.pending:
             for span in self._source.lost_spans():
                 self._parts.drop(span.first, span.stop)
+                self._work.drop(span)
                 self._lost.append(span)
             self._parts.commit(now)
         self._source.committed(self._uncommitted)
@@ -266,7 +272,7 @@ class Job:
             return told
         most = self._limits.max_failures
         if most is not None and self._tally.failed:
-            failed = self._tally.failed + self._failures_elsewhere()
+            failed = self._tally.failed + self._failed_elsewhere
             if failed >= most:
                 reason = f"{failed} rows failed, and the plan stops a run at {most}"
                 self._files.request_stop(self._who.attempt, reason, self._clock.time())
@@ -293,6 +299,8 @@ class Job:
     def _beat(self, state: str) -> None:
         self._last_beat = self._clock.monotonic()
         self._source.renew()
+        if self._limits.max_failures is not None:
+            self._failed_elsewhere = self._failures_elsewhere()
         if state == "running" and not self._reason:
             request = self._files.read_json(self._files.stop(self._who.attempt))
             if request is not None:

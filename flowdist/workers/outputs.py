@@ -62,6 +62,7 @@ class Buffer:
     outputs: list[list[Any]] = field(init=False)
     status: dict[int, int] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
+    # JSON of failed rows, and of rows that went well at a later attempt.
     errors: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,7 +70,12 @@ class Buffer:
 
     @property
     def failed(self) -> int:
-        return len(self.errors)
+        return sum(1 for status in self.status.values() if status == FAILED)
+
+    def retried(self, index: int, causes: Sequence[Cause]) -> None:
+        """Record why a row that went well was tried more than once."""
+        before = json.loads(self.errors[index])["causes"] if index in self.errors else []
+        self.errors[index] = json.dumps({"causes": [*before, *(asdict(c) for c in causes)]})
 
     def fail(
         self,

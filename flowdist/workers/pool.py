@@ -169,8 +169,7 @@ class Pool:
         for slot in self._slots:
             slot.lanes = [_LaneState(slot, slot.number * lanes + i) for i in range(lanes)]
 
-    # -- giving and taking
-    # ----------------------------------------------------------------------------
+    # -- giving and taking ---------------------------------------------------------------------
 
     @property
     def width(self) -> int:
@@ -259,8 +258,7 @@ class Pool:
                     total += psutil.Process(slot.process.pid).memory_info().rss
         return total
 
-    # -- ending
-    # ---------------------------------------------------------------------------------------
+    # -- ending --------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Ask idle workers to end, kill those that do not, and free everything."""
@@ -288,8 +286,7 @@ class Pool:
                 events += [e for e in self._bury(slot, blame=False) if isinstance(e, Results)]
         return events
 
-    # -- private
-    # --------------------------------------------------------------------------------------
+    # -- private -------------------------------------------------------------------------------
 
     def _start(self, slot: _Slot) -> None:
         ours, theirs = self._context.Pipe()

@@ -179,8 +179,7 @@ class DirectoryQueue:
         n_claimed = sum(sizes.get(key, 0) for key in claimed - done)
         return Counts(sum(sizes.values()) - n_done - n_claimed, n_claimed, n_done)
 
-    # -- private
-    # --------------------------------------------------------------------------------------
+    # -- private -------------------------------------------------------------------------------
 
     def _take_over(self, worker: str, n: int) -> list[Claim]:
         """Claims whose holder released them, or has not been heard of for a lease."""

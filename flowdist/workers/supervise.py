@@ -73,10 +73,13 @@ class Launch:
     stop: StopFlag
     manifest: dict[str, Any] = field(init=False)
     intent: dict[str, Any] = field(init=False)
+    deadline: float | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.manifest = self.files.manifest()
         self.intent = self.files.read_json(self.files.intent(self.attempt)) or {}
+        limit = self.plan["resources"].get("time")
+        self.deadline = None if limit is None else time.time() + limit
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -109,6 +112,7 @@ class Launch:
             directory=str(self.files.directory),
             table=phase["table"],
             attempt=self.attempt,
+            deadline=self.deadline,
             groups=None if groups is None else str(groups),
         )
         return Pool(
@@ -123,7 +127,11 @@ class Launch:
     @property
     def limits(self) -> Limits:
         most = 1 if self.plan.get("fail_fast") else self.plan.get("max_failures")
-        return Limits(max_failures=most, whole_chunks=self.plan["within"] == "subprocess")
+        return Limits(
+            max_failures=most,
+            deadline=self.deadline,
+            whole_chunks=self.plan["within"] == "subprocess",
+        )
 
     def failures_but(self, who: JobAttempt) -> Callable[[], int]:
         """Counts the failed rows of this launch's other jobs."""
@@ -159,8 +167,8 @@ class Launch:
             worker = f"{host()}-{os.getpid()}-{job}"
             queue.renew(worker)
             return QueueSource(queue, chunks, worker, whole=whole)
-        mine = np.flatnonzero(table.column("job").to_numpy() == job)
-        first, stop = (int(mine[0]), int(mine[-1]) + 1) if len(mine) else (0, 0)
+        # Chunks of a job are consecutive.
+        first, stop = np.searchsorted(table.column("job").to_numpy(), [job, job + 1]).tolist()
         return StaticSource(chunks.spans(first, stop, whole=whole))
 
 
