@@ -218,7 +218,7 @@ def _construct(declared: Any, place: _Place) -> Field:
     if isinstance(origin, type) and issubclass(origin, (dict, collections.abc.Mapping)):
         raise SchemaError(f"{place}: name the keys of {_spelt(declared)}: {{'a': float, 'b': int}}")
     if isinstance(origin, type):
-        return _scalar_class(origin, place)
+        return _translate(origin, place)
     raise SchemaError(f"{place}: {declared!r} is no type that a column can have; see {_WAYS}")
 
 

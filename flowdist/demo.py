@@ -7,7 +7,7 @@ import math
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowdist.errors import RowsFailed, UsageError
 from flowdist.plan import profile
@@ -15,6 +15,7 @@ from flowdist.plan import profile
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
+    from rich.table import Table
 
     from flowdist.run import Run
 
@@ -28,14 +29,15 @@ def main(console: Console, *, workers: int | None = None) -> int:
     import pandas as pd
 
     example = load_example("flights")
-    console.print("Reading the 336,776 flights that left New York City in 2013 ...")
+    console.print("Reading the 336,776 flights that left New York City in 2013", highlight=False)
     try:
         flow = example.make_flow()
     except SystemExit as missing:
         raise UsageError(str(missing)) from None
     flow = flow.distribute(profile("laptop", workers=workers) if workers else profile("laptop"))
     console.print("\n[bold]The flow[/bold]")
-    console.print(f"[cyan]{flow!r}[/cyan]", highlight=False, soft_wrap=True)
+    for line in repr(flow).removeprefix("Flow(").removesuffix(")").split(" | "):
+        console.print(f"  [cyan]{line}[/cyan]", highlight=False)
     console.print("\n[bold]The plan[/bold]")
     console.print(flow.plan())
     console.print("\n[bold]The run[/bold]")
@@ -49,8 +51,8 @@ def main(console: Console, *, workers: int | None = None) -> int:
     carriers = run.table("carriers").sort_values("minutes_off")
     names = pd.read_csv(_data_directory() / "airlines.csv").set_index("carrier")["name"]
     carriers.insert(1, "name", carriers["carrier"].map(names))
-    console.print("\n[bold]How far off the models are, by carrier[/bold]  (a reduce)")
-    console.print(_shown(carriers.rename(columns={"minutes_off": "minutes off"})))
+    console.print("\n[bold]How far off the models are, by carrier[/bold]: a reduce\n")
+    console.print(_table(carriers.rename(columns={"minutes_off": "minutes off"})))
     _print_aircraft(console, table)
     _print_next(console, run)
     return 0
@@ -84,14 +86,16 @@ def _print_aircraft(console: Console, table: pd.DataFrame) -> None:
         "fit.per_minute_late": "per minute late",
     }
     columns = tested[list(shown)].rename(columns=shown)
-    console.print("\n[bold]The aircraft that are predicted best[/bold]")
-    console.print(_shown(columns.head(5)))
-    console.print("\n[bold]... and worst[/bold]")
-    console.print(_shown(columns.tail(5)[::-1]))
+    console.print("\n[bold]The aircraft that are predicted best[/bold]\n")
+    console.print(_table(columns.head(5)))
+    console.print("\n[bold]and those that are predicted worst[/bold]\n")
+    console.print(_table(columns.tail(5)[::-1]))
 
 
 def _print_next(console: Console, run: Run) -> None:
-    console.print(f"\nThe run is in [bold]{_short(run.directory)}[/bold]. Look at it:\n")
+    console.print(
+        f"\nThe run is in [bold]{_short(run.directory)}[/bold]. Look at it:\n", highlight=False
+    )
     for command, meaning in (
         ("status last", "how it went"),
         ("collect last -o flights.parquet", "the table: one row per aircraft"),
@@ -100,8 +104,24 @@ def _print_next(console: Console, run: Run) -> None:
         ("run examples/flights.py --on small", "again, on another profile"),
     ):
         console.print(
-            f"  flowdist {command:<34} [dim]{meaning}[/dim]", highlight=False, soft_wrap=True
+            f"  flowdist {command:<36} [dim]{meaning}[/dim]", highlight=False, soft_wrap=True
         )
+
+
+def _table(frame: pd.DataFrame) -> Table:
+    from flowdist.show import table
+
+    numbers = set(frame.select_dtypes("number").columns)
+    made = table(*((name, "right" if name in numbers else "left") for name in frame.columns))
+    for row in frame.itertuples(index=False):
+        made.add_row(*(_text(value) for value in row))
+    return made
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _short(path: Path) -> str:
@@ -114,22 +134,3 @@ def _data_directory() -> Path:
     assert package is not None
     assert package.origin is not None
     return Path(package.origin).parent / "data"
-
-
-def _shown(frame: pd.DataFrame) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in frame.columns:
-        number = frame[name].dtype.kind in "if" or str(frame[name].dtype) in ("Int64", "Float64")
-        table.add_column(str(name), justify="right" if number else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_text(value) for value in row))
-    return table
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -237,7 +237,7 @@ class Flow:
             env: additional environment variables (placeholders allowed). ``FLOWDIST_ROW``,
                 ``FLOWDIST_STAGE``, ``FLOWDIST_ATTEMPT`` and, in a seeded flow, ``FLOWDIST_SEED``
                 are always set.
-            inherit_env: False starts from PATH, HOME and LANG only.
+            inherit_env: False starts from PATH, HOME, LANG and TMPDIR only.
             cwd: the working directory; by default a scratch directory of the row's own, removed
                 afterwards.
             snapshot: True carries a script's text with the run, so that editing the file does not

@@ -17,6 +17,7 @@ import platform
 import site
 import sys
 import sysconfig
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -41,9 +42,7 @@ def dump_program(program: Program) -> bytes:
 
 def dump(value: object, file: IO[bytes]) -> None:
     """Pickle a value as programs are pickled; `project_modules_by_value` is to be open."""
-    pickler = cloudpickle.CloudPickler(file)
-    pickler.dispatch_table[_CACHED] = _reduce_cached
-    pickler.dump(value)
+    _Pickler(file).dump(value)
 
 
 def describe(data: bytes) -> dict[str, Any]:
@@ -121,6 +120,11 @@ def _cached(function: Any, maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize, typed)(function)
 
 
+class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+    # A table of our own: the one of CloudPickler is shared by all who pickle in this process.
+    dispatch_table = ChainMap({_CACHED: _reduce_cached}, cloudpickle.CloudPickler.dispatch_table)
+
+
 @contextlib.contextmanager
 def project_modules_by_value() -> Iterator[None]:
     """While this is open, cloudpickle pickles the project's own modules by value."""
@@ -128,7 +132,8 @@ def project_modules_by_value() -> Iterator[None]:
     known = cloudpickle.list_registry_pickle_by_value()
     try:
         for name, module in list(sys.modules.items()):
-            if name not in known and is_project_module(module):
+            own = getattr(module, "__name__", None) == name and is_project_module(module)
+            if own and name not in known:
                 cloudpickle.register_pickle_by_value(module)
                 registered.append(module)
         yield
@@ -152,6 +157,9 @@ def is_project_module(module: ModuleType | None) -> bool:
     if sys.modules.get(name) is not module or name.partition(".")[0] == "flowdist":
         return False
     resolved = Path(path).resolve()
+    # Other installations may be on the path too: clusters offer packages by PYTHONPATH.
+    if not {"site-packages", "dist-packages"}.isdisjoint(resolved.parts):
+        return False
     return not any(resolved.is_relative_to(place) for place in _installed_places())
 
 

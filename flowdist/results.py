@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 As = Literal["pandas", "polars", "arrow"]
 Clashes = Literal["raise", "text"]
+ERROR_COLUMNS = ("row", "stage", "type", "message", "kind", "attempts", "causes", "traceback")
 # The columns of a row's record that `errors="keep"` shows.
 KEPT = ("_status", "_error", "_attempts", "_seconds")
 
@@ -282,25 +283,26 @@ def error_rows(table: pa.Table, *, retried: bool = False) -> list[dict[str, Any]
         recorded = pc.is_valid(table.column("_error"))
     failed = table.filter(recorded)
     params = [n for n in failed.column_names if not n.startswith("_") and "." not in n]
+    shown = failed.select(["_row", "_error", "_attempts", *params])
     found = []
-    for row in failed.select(["_row", "_error", "_attempts", *params]).to_pylist():
+    for row in shown.rename_columns(
+        ["_row", "_error", "_attempts", *error_names(params)]
+    ).to_pylist():
         error = json.loads(row.pop("_error"))
         if "stage" not in error:
             error = {**error["causes"][-1], "traceback": "", **error}
         number, attempts = row.pop("_row"), row.pop("_attempts")
-        shown = {k: error[k] for k in ("stage", "type", "message")}
-        found.append(
-            {
-                "row": number,
-                **row,
-                **shown,
-                "kind": error["kind"],
-                "attempts": attempts,
-                "causes": error["causes"],
-                "traceback": error["traceback"],
-            }
-        )
+        found.append({"row": number, **row, **error, "attempts": attempts})
     return found
+
+
+def error_names(params: Sequence[str]) -> list[str]:
+    """The parameters' names beside those of an error's own columns: the grid's give way.
+
+    >>> error_names(["x", "type"])
+    ['x', 'grid.type']
+    """
+    return [f"grid.{name}" if name in ERROR_COLUMNS else name for name in params]
 
 
 def flatten_nested(table: pa.Table, column: str, keys: Sequence[str]) -> pa.Table:

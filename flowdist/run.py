@@ -297,12 +297,12 @@ class Run:
         """
         import pandas as pd
 
-        from flowdist.results import collect_rows, error_rows
+        from flowdist.results import ERROR_COLUMNS, collect_rows, error_names, error_rows
 
         table = collect_rows(self.files, self.rows, clashes="text")
         found = error_rows(table, retried=retried)
-        columns = ["row", *self.manifest["columns"], "stage", "type", "message", "kind", "attempts"]
-        return pd.DataFrame(found, columns=[*columns, "causes", "traceback"])
+        columns = ["row", *error_names(self.manifest["columns"]), *ERROR_COLUMNS[1:]]
+        return pd.DataFrame(found, columns=columns)
 
     def report(self, path: str | Path) -> Path:
         """Write a page about the run, one HTML file that needs nothing else; returns its path."""

@@ -40,6 +40,8 @@ INTERPRETERS: Mapping[str, tuple[str, ...]] = {
 # Enough of standard error to see a traceback, not enough to fill a part with a progress bar.
 STDERR_CHARACTERS = 4000
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR")
+# Stands for the copy of a script that travels with the run; no column has a name like this.
+_COPY = "_script"
 
 
 # How a file that a program wrote is loaded again; anything else is bytes.
@@ -102,6 +104,10 @@ class Script:
                 malformed.
         """
         source, suffix = None, ""
+        if isinstance(args, str):
+            raise FlowError(f"{where}: args={args!r}; expected a list of words")
+        more = None if args is None else tuple(str(word) for word in args)
+        env = {name: str(value) for name, value in (env or {}).items()}
         if isinstance(command, str):
             path = Path(command).expanduser()
             if not path.is_file():
@@ -109,19 +115,21 @@ class Script:
                     f"{where}: there is no script '{command}' here ({Path.cwd()}); "
                     "a command with arguments is given as a list of words"
                 )
-            words = _called(where, path)
+            # A path is taken as it is: its braces are no placeholders.
+            words = tuple(w.replace("{", "{{").replace("}", "}}") for w in _called(where, path))
             if snapshot:
                 source, suffix = path.read_bytes(), path.suffix
-                words = (*words[:-1], "{script}")
+                words = (*words[:-1], f"{{{_COPY}}}")
             default = tuple(f"--{column}={{{column}}}" for column in columns)
-            words += default if args is None else tuple(args)
+            words += default if more is None else more
         else:
-            words = (*(str(w) for w in command), *(args or ()))
+            words = (*(str(w) for w in command), *(more or ()))
             if not words:
                 raise FlowError(f"{where}: an empty command")
-        templates = (*words, *(files or {}).values(), *(env or {}).values())
+        templates = (*words, *(files or {}).values(), *env.values())
         names = dict.fromkeys(n for t in templates for n in _placeholders(where, t))
-        names.pop("script", None)
+        if source is not None:
+            names.pop(_COPY)
         return cls(
             where=where,
             words=words,
@@ -129,7 +137,7 @@ class Script:
             suffix=suffix,
             files=dict(files or {}),
             schema=_with_files(returns, files or {}),
-            env=dict(env or {}),
+            env=env,
             inherit_env=inherit_env,
             cwd=None if cwd is None else str(Path(cwd).expanduser().resolve()),
             parameters=tuple(names),
@@ -149,7 +157,7 @@ class Script:
             copy = ctx.scratch / f"script{self.suffix}"
             copy.write_bytes(self.source)
             copy.chmod(0o700)
-            texts["script"] = str(copy)
+            texts[_COPY] = str(copy)
         words = [word.format_map(texts) for word in self.words]
         try:
             done = subprocess.run(
@@ -200,8 +208,8 @@ class Script:
         return found
 
     def _last_line(self, done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
-        lines = done.stdout.decode(errors="replace").rstrip().splitlines()
-        last = lines[-1] if lines else ""
+        # Not splitlines(): JSON may hold other characters that it takes for the end of a line.
+        last = done.stdout.decode(errors="replace").rstrip().rpartition("\n")[2]
         try:
             value = json.loads(last)
         except ValueError:
@@ -236,17 +244,29 @@ def _called(where: str, path: Path) -> tuple[str, ...]:
 
 def _placeholders(where: str, template: str) -> list[str]:
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        found = [part for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise FlowError(
             f"{where}: '{template}': {error}; a literal brace is written twice"
         ) from None
-    for name in names:
-        if not name.isidentifier():
+    names = []
+    for _, name, form, conversion in found:
+        if name is None or not name.isidentifier():
             raise FlowError(
                 f"{where}: '{template}': placeholder '{{{name}}}' is no parameter's name; "
                 "a literal brace is written twice"
             )
+        if form or conversion:
+            raise FlowError(
+                f"{where}: '{template}': a placeholder is a name alone, as in '{{{name}}}'; "
+                "make the text in a stage before"
+            )
+        if name == "ctx":
+            raise FlowError(
+                f"{where}: '{template}': 'ctx' is no text; a program finds its row, stage and "
+                "attempt in FLOWDIST_ROW, FLOWDIST_STAGE and FLOWDIST_ATTEMPT"
+            )
+        names.append(name)
     return names
 
 
@@ -271,7 +291,9 @@ def _text(value: Any) -> str:
 
 def _ended(code: int) -> str:
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        # Real-time signals have a number only.
+        names = {s.value: s.name for s in signal.Signals}
+        return f"was ended by {names.get(-code, f'signal {-code}')}"
     return f"ended with exit code {code}"
 
 

@@ -255,9 +255,14 @@ def jobs_table(jobs: Sequence[JobLine]) -> Table:
     for job in jobs:
         each = roughly_small(job.seconds / job.rows) if job.rows else ""
         cells: list[RenderableType] = [
-            job.name, _state(job.state), Text(job.host), f"{job.rows:,}",
-            Text(f"{job.failed:,}", style="red" if job.failed else "dim"), roughly_small(job.took), each,
-        ]  # fmt: skip
+            job.name,
+            _state(job.state),
+            Text(job.host),
+            f"{job.rows:,}",
+            Text(f"{job.failed:,}", style="red" if job.failed else "dim"),
+            roughly_small(job.took),
+            each,
+        ]
         made.add_row(*cells, *([format_memory(job.memory) if job.memory else ""] if memory else []))
     return made
 

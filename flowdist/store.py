@@ -186,16 +186,17 @@ class RunFiles:
         return value
 
     def parts(self) -> list[str]:
-        return [f"parts/{name}" for name in self.store.list("parts")]
+        return [f"parts/{name}" for name in self.store.list("parts") if name.endswith(".arrow")]
 
     def attempts(self) -> list[int]:
         """Numbers of all launches, in order."""
-        names = self.store.list("launches")
-        return sorted({int(name.split(".")[0]) for name in names})
+        names = (name.partition(".")[0] for name in self.store.list("launches"))
+        return sorted({int(name) for name in names if name.isdecimal()})
 
     def beats(self, attempt: int | None = None) -> Iterator[tuple[JobAttempt, dict[str, Any]]]:
         """Heartbeats, those that are being replaced this instant left out."""
-        for name in self.store.list("beats"):
+        # A network filesystem may leave files of its own in a directory.
+        for name in (n for n in self.store.list("beats") if not n.startswith(".")):
             who = JobAttempt.of(name)
             if attempt is not None and who.attempt != attempt:
                 continue

@@ -214,9 +214,9 @@ def test_results_are_committed_when_it_is_time_and_not_before(
 
 
 def test_a_long_job_leaves_few_parts(files: RunFiles, clock: ManualClock) -> None:
-    run(files, static((0, 600)), FakePool(clock, width=1, seconds=10.0))
+    run(files, static((0, 200)), FakePool(clock, width=1, seconds=10.0))
 
-    assert len(files.parts()) < 80
+    assert len(files.parts()) < 60
 
 
 # Early ends --------------------------------------------------------------------------------------

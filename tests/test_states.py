@@ -17,6 +17,7 @@ import psutil
 import pytest
 from support import beat, results, write_part, write_run
 
+from flowdist.backends import local
 from flowdist.backends.base import Backend, Handle, JobState, backend_named
 from flowdist.backends.local import SILENCE_SECONDS, START_SECONDS, LocalBackend
 from flowdist.clock import ManualClock
@@ -128,6 +129,19 @@ def test_jobs_whose_process_is_gone_without_a_last_word_are_lost(files: RunFiles
     put_beats(files, beat("running", pid=2**22 + 1))
 
     assert poll(files, gone()) == {0: JobState.LOST, 1: JobState.LOST}
+
+
+def test_the_last_word_of_a_process_that_ends_just_now_counts(
+    files: RunFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(pid: int, created: float | None) -> bool:
+        put_beats(files, beat("done"))
+        return False
+
+    put_beats(files, beat("running"))
+    monkeypatch.setattr(local, "_lives", end)  # it says so, and is gone when we look for it
+
+    assert poll(files, me())[0] is JobState.DONE
 
 
 def test_beats_of_an_earlier_launch_say_nothing(files: RunFiles) -> None:

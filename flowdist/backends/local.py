@@ -82,12 +82,14 @@ class LocalBackend:
 
     def poll(self, handle: Handle) -> dict[int, JobState]:
         _reap()
-        alive = self._alive(handle, handle.beats)
+        # Looked for before the beats are read, so that theirs is the last word of a process that
+        # ends just now.
+        alive = _launcher_lives(handle) or self._alive(handle, handle.beats)
         return {job: _state(handle.beats.get(job), alive) for job in handle.jobs}
 
     def _alive(self, handle: Handle, beats: Mapping[int, Mapping[str, Any]]) -> bool | None:
-        """Whether the launched process, or a job process of its, lives; None where that cannot be
-        known.
+        """Whether a job process lives although the launched one does not (or is not of this
+        machine); None where that cannot be known.
         """
         started = handle.started
         if started is None:
@@ -97,9 +99,7 @@ class LocalBackend:
         if started["host"] != host():
             newest = max((float(b["time"]) for b in beats.values()), default=float(started["time"]))
             return None if self._clock.time() - newest < SILENCE_SECONDS else False
-        processes = [(started["pid"], started["created"])]
-        processes += [(b["pid"], None) for b in beats.values() if b["state"] == "running"]
-        return any(_lives(pid, created) for pid, created in processes)
+        return any(_lives(b["pid"], None) for b in beats.values() if b["state"] == "running")
 
     def cancel(self, handle: Handle) -> None:
         handle.files.request_stop(handle.attempt, "cancelled", self._clock.time())
@@ -156,6 +156,13 @@ def _process(pid: int, created: float | None) -> psutil.Process | None:
     except psutil.Error:
         return None
     return process
+
+
+def _launcher_lives(handle: Handle) -> bool:
+    started = handle.started
+    if started is None or started["host"] != host():
+        return False
+    return _lives(started["pid"], started["created"])
 
 
 def _lives(pid: int, created: float | None) -> bool:

@@ -29,6 +29,9 @@ def demo(ctx: click.Context, workers: int | None) -> None:
 
     336,776 flights from New York City in 2013, one model for each aircraft: the plan, a progress
     bar, the results, and the commands to look at the run. It takes a minute or two.
+
+    \b
+      flowdist demo
     """
     from rich.console import Console
 

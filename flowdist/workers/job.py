@@ -187,17 +187,29 @@ class Job:
     def run(self) -> Outcome:
         """Run until the source is empty or something says stop; everything done is committed."""
         self._beat("running")
+        try:
+            self._loop()
+        finally:
+            # Also where workers cannot load the flow, or the disk is full: what is done is kept.
+            self._commit(self._clock.monotonic())
+            self._source.close()
+        self._beat("stopped" if self._reason else "done")
+        return Outcome(self._tally, self._reason)
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
         while True:
             self._reason = self._reason or self._why_stop()
             if self._reason:
                 self._take_back()
-                break
+                return
             self._hand_out()
             if self._outstanding == 0 and not self._work.rows:
                 # A queue knows a claim to be done only once its rows are on disk.
                 self._commit(self._clock.monotonic())
                 if self._source.exhausted:
-                    break
+                    return
             events = self._pool.poll(self._patience())
             if self._pool.idle and not self._work.rows:
                 events += self._pool.rebalance()
@@ -208,12 +220,6 @@ class Job:
                 self._commit(now)
             if now - self._last_beat >= self._beat_pause():
                 self._beat("running")
-        self._commit(self._clock.monotonic())
-        self._source.close()
-        self._beat("stopped" if self._reason else "done")
-        return Outcome(self._tally, self._reason)
-
-    # -- steps ---------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
         while self._pool.idle:

@@ -13,7 +13,7 @@ needs about p * log2(n / p) files, not n.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from flowdist.clock import Clock, SystemClock
@@ -99,18 +99,16 @@ class _Put:
     tickets: list[tuple[int, int]]
     # The first ticket that this process has not seen claimed.
     cursor: int = 0
-    done: set[int] = field(default_factory=set)
 
 
 class DirectoryQueue:
     """A queue in a folder of a store.
 
     Files, each created once and exclusively: ``puts/<n>.json`` (priority and tickets),
-    ``claims/<put>-<ticket>- <token>`` (holds the claimer's name), ``released/...`` and ``done/...``
-    alike. ``leases/<worker>`` is a
-    counter that its worker replaces: a lease has expired when an observer's own clock has seen the
-    counter stand still for `lease` seconds, so that clocks of different machines are never
-    compared.
+    ``claims/<put>-<ticket>-<token>`` (the claimer's name), ``released/...`` and ``done/...`` alike.
+    ``leases/<worker>`` is a counter that its worker replaces: a lease has expired when an
+    observer's own clock has seen the counter stand still for `lease` seconds, so that clocks of
+    different machines are never compared.
     """
 
     def __init__(
@@ -224,7 +222,10 @@ class DirectoryQueue:
             except ValueError:
                 continue  # still being written
             ranges = [(int(first), int(stop)) for first, stop in body["tickets"]]
-            self._puts[number] = _Put(number, int(body["priority"]), ranges)
+            found = self._puts[number] = _Put(number, int(body["priority"]), ranges)
+            # Who comes late starts behind what was claimed before, not at the first ticket.
+            claimed = [ticket for put, ticket in self._highest_tokens() if put == number]
+            found.cursor = max(claimed, default=-1) + 1
 
     def _done(self) -> set[tuple[int, int]]:
         return {(int(put), int(t)) for put, t in (n.split("-") for n in self._list("done"))}

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,7 +165,8 @@ class Launch:
         whole = self.limits.whole_chunks
         if self.plan["dispatch"] == "queue":
             queue = queue_of(self.files, self.manifest, self.attempt)
-            worker = f"{host()}-{os.getpid()}-{job}"
+            # A name that no other start of this job has, on whatever host with whatever pid.
+            worker = f"{host()}-{job}-{uuid.uuid4().hex[:8]}"
             queue.renew(worker)
             return QueueSource(queue, chunks, worker, whole=whole)
         # Chunks of a job are consecutive.
@@ -306,23 +308,13 @@ def _run_reduce(launch: Launch, phase: dict[str, Any]) -> None:
 
 
 def _record_failure(files: RunFiles, who: JobAttempt, error: Exception) -> None:
-    """Say in the run why a job could not go on."""
-    text = f"{type(error).__name__}: {error}"
+    """Say in the run why a job could not go on, beside what it had done."""
     logger.error("%s", "".join(traceback.format_exception(error)))
-    files.put_beat(
-        who,
-        {
-            "time": time.time(),
-            "state": "failed",
-            "reason": text,
-            "host": host(),
-            "pid": os.getpid(),
-            "rows": 0,
-            "ok": 0,
-            "failed": 0,
-            "skipped": 0,
-        },
-    )
+    nothing = {"rows": 0, "ok": 0, "failed": 0, "skipped": 0}
+    beat = files.read_json(files.beat(who)) or nothing
+    reason = f"{type(error).__name__}: {error}"
+    said = {"time": time.time(), "state": "failed", "reason": reason, "host": host()}
+    files.put_beat(who, {**beat, **said, "pid": os.getpid()})
 
 
 def _log() -> None:
