@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flowdist.artifacts import ARTIFACT_TYPE, Artifact, SaveFn
 from flowdist.errors import ArtifactError, OutputMismatch
@@ -322,7 +321,7 @@ def cast(array: pa.Array, field: pa.Field) -> pa.Array:
     if pa.types.is_dictionary(array.type):
         return cast(array.dictionary_decode(), field)
     if is_list(arrow) and is_list(array.type):
-        offsets = _offsets(pc.list_value_length(array).to_pylist())
+        offsets = _offsets(array.value_lengths().to_pylist())
         try:
             return _list_array(arrow, offsets, cast(array.flatten(), arrow.value_field))
         except Refused as refused:

@@ -21,7 +21,7 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 
@@ -122,7 +122,9 @@ def _cached(function: Any, maxsize: int | None, typed: bool) -> Any:
 
 class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
     # A table of our own: the one of CloudPickler is shared by all who pickle in this process.
-    dispatch_table = ChainMap({_CACHED: _reduce_cached}, cloudpickle.CloudPickler.dispatch_table)
+    dispatch_table: ClassVar[Any] = ChainMap(
+        {_CACHED: _reduce_cached}, cloudpickle.CloudPickler.dispatch_table
+    )
 
 
 @contextlib.contextmanager

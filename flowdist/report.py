@@ -245,7 +245,10 @@ def _plan_table(manifest: Mapping[str, Any]) -> RenderableType:
     grid.add_row("plan", Text(repr(plan)))
     grid.add_row(
         "layout",
-        ", ".join(f"{layout[name]:,} {name}" for name in ("rows", "groups", "chunks", "jobs")),
+        ", ".join(
+            f"{layout[name]:,} {name if layout[name] != 1 else name[:-1]}"
+            for name in ("rows", "groups", "chunks", "jobs")
+        ),
     )
     grid.add_row("workers", f"{manifest['workers']:,} in each job")
     grid.add_row("columns", Text(", ".join(manifest["columns"])))

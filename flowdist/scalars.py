@@ -11,6 +11,7 @@ Nested types are left to `encode`.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flowdist.fields import MISSING, Missing, describe, spell
 
@@ -117,10 +117,8 @@ def build(values: list[Any], arrow: pa.DataType) -> pa.Array:
 
 
 def _finite_as(values: list[Any], array: pa.Array) -> bool:
-    if not pc.any(pc.is_inf(array)).as_py():
-        return True
-    wide = pa.array([None if v is None else float(v) for v in values], pa.float64())
-    return bool(pc.is_inf(wide).equals(pc.is_inf(array)))
+    infinite = np.isinf(array.to_numpy(zero_copy_only=False))
+    return all(values[i] in (math.inf, -math.inf) for i in np.flatnonzero(infinite))
 
 
 def first_bad(convert: Callable[[list[Any]], object], values: list[Any]) -> int:

@@ -217,6 +217,7 @@ def test_debug_shows_the_traceback(project: Path) -> None:
     (project / "bad.py").write_text("import nosuch")
 
     assert "Traceback" in flowdist("plan", "bad.py", "--debug", code=2).stderr
+    assert "Traceback" in flowdist("--debug", "plan", "bad.py", code=2).stderr
 
 
 def test_a_file_called_as_a_module_in_use_is_refused(project: Path) -> None:

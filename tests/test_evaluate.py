@@ -91,7 +91,18 @@ class Outcome:
     @property
     def errors(self) -> list[str | None]:
         """By row: type and message of the failure."""
-        return [e and f"{e['type']}: {e['message']}" for e in self.column("_error")]
+        return [
+            f"{e['type']}: {e['message']}" if e and "type" in e else None
+            for e in self.column("_error")
+        ]
+
+    @property
+    def causes(self) -> list[list[tuple[str, str, str, int]]]:
+        """By row: stage, kind, message and number of each attempt that failed."""
+        return [
+            [(c["stage"], c["kind"], c["message"], c["attempt"]) for c in e["causes"]] if e else []
+            for e in self.column("_error")
+        ]
 
 
 def run(
@@ -702,6 +713,29 @@ def test_a_row_that_succeeds_after_retries_is_ok_and_counts_its_attempts() -> No
 
     assert out.column("_status") == ["ok", "ok"]
     assert out.column("_attempts") == [3, 1]
+
+
+def test_a_row_that_succeeds_after_retries_keeps_the_causes_of_every_stage() -> None:
+    f = xs(2).stage("a", Flaky(2), retry=2).stage("b", Flaky(1, KeyError("k")), retry=1)
+
+    out = run(f)
+
+    assert out.causes[0] == [
+        ("a", "error", "not yet", 1),
+        ("a", "error", "not yet", 2),
+        ("b", "error", "'k'", 1),
+    ]
+    assert out.column("_error")[1] is None
+    assert out.flushed[0].failed == 0
+
+
+def test_a_row_that_fails_keeps_the_causes_of_the_stages_before() -> None:
+    f = xs(1).stage("a", Flaky(1), retry=1).stage("b", fails_on(0))
+
+    out = run(f)
+
+    assert out.causes[0] == [("a", "error", "not yet", 1), ("b", "error", "x is 0", 1)]
+    assert out.errors == ["ValueError: x is 0"]
 
 
 def test_a_row_that_fails_every_attempt_names_all_causes() -> None:

@@ -30,9 +30,20 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def running() -> Status:
     return Status(
-        id="study-1", name="study", state="running", rows=100, ok=38, failed=2, skipped=0, running=2,
-        jobs={"running": 1}, attempt=1, created=0.0, rate=4.0, seconds_left=15.0,
-    )  # fmt: skip
+        id="study-1",
+        name="study",
+        state="running",
+        rows=100,
+        ok=38,
+        failed=2,
+        skipped=0,
+        running=2,
+        jobs={"running": 1},
+        attempt=1,
+        created=0.0,
+        rate=4.0,
+        seconds_left=15.0,
+    )
 
 
 class Log:

@@ -76,7 +76,7 @@ def test_the_page_is_whole_and_needs_nothing_else(page: Page) -> None:
 
 
 def test_the_page_tells_the_run(page: Page, run: Run) -> None:
-    for text in (run.id, "a & b", "done", "20 rows, 1 groups, 20 chunks, 2 jobs", "retry(1)"):
+    for text in (run.id, "a & b", "done", "20 rows, 1 group, 20 chunks, 2 jobs", "retry(1)"):
         assert text in page.text
     for heading in ("Plan", "Jobs", "Failed rows", "Slowest rows"):
         assert heading in page.text

@@ -183,6 +183,9 @@ def cli() -> None:
     """
 
 
+cli.params.append(debug_option())
+
+
 def main() -> None:
     """The entry point of the console script."""
     cli(prog_name="flowdist")

@@ -74,8 +74,12 @@ class Buffer:
 
     def retried(self, index: int, causes: Sequence[Cause]) -> None:
         """Record why a row that went well was tried more than once."""
+        self.errors[index] = json.dumps({"causes": self._with_earlier(index, causes)})
+
+    def _with_earlier(self, index: int, causes: Sequence[Cause]) -> list[dict[str, Any]]:
+        """The causes after those that earlier stages of the row have recorded."""
         before = json.loads(self.errors[index])["causes"] if index in self.errors else []
-        self.errors[index] = json.dumps({"causes": [*before, *(asdict(c) for c in causes)]})
+        return [*before, *(asdict(cause) for cause in causes)]
 
     def fail(
         self,
@@ -98,7 +102,7 @@ class Buffer:
                 "type": last.type,
                 "message": last.message,
                 "traceback": _traceback(error),
-                "causes": [asdict(cause) for cause in causes],
+                "causes": self._with_earlier(index, causes),
             }
         )
 

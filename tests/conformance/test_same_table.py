@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+from kinds import KINDS, Kind
 
-from flowdist import Flow, artifact, flow, local, optional
+from flowdist import Flow, artifact, flow, optional
 
 PATIENCE = 120.0
 GROUPS = ["a", None, "b", "a", None, "c", "b", "a"] * 8
@@ -55,12 +56,12 @@ PLANS = [
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return results(tmp_path_factory.mktemp("expected"), within="sequential")
+    return results(KINDS[0], tmp_path_factory.mktemp("expected"), within="sequential")
 
 
-def results(root: Path, **plan: object) -> tuple[pd.DataFrame, pd.DataFrame]:
+def results(kind: Kind, root: Path, **plan: object) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The collected table, artifacts loaded and durations left out, and the reduce's table."""
-    run = make_flow().distribute(local(workers=2, root=str(root), **plan)).submit().wait(PATIENCE)
+    run = make_flow().distribute(kind.plan(root=root, **plan)).submit().wait(PATIENCE)
     table = run.collect(errors="keep").drop(columns="_seconds")
     table["model.parameters"] = [a and a.load() for a in table["model.parameters"]]
     return table, run.table("total")
@@ -68,9 +69,12 @@ def results(root: Path, **plan: object) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda p: "-".join(str(v) for v in p.values()))
 def test_every_plan_gives_the_same_tables(
-    plan: dict[str, object], tmp_path: Path, expected: tuple[pd.DataFrame, pd.DataFrame]
+    kind: Kind,
+    plan: dict[str, object],
+    tmp_path: Path,
+    expected: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:
-    rows, groups = results(tmp_path, **plan)
+    rows, groups = results(kind, tmp_path, **plan)
 
     pd.testing.assert_frame_equal(rows, expected[0])
     pd.testing.assert_frame_equal(groups, expected[1])

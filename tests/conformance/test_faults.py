@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pyarrow as pa
 import pytest
+from kinds import KINDS, Kind
 
 import flowdist
-from flowdist import Flow, flow, local, param_grid, retry
+from flowdist import Flow, flow, param_grid, retry
 from flowdist.run import Run
 
 ROWS = 2000
@@ -32,11 +33,11 @@ def slow_square(x: int, seed: int) -> dict[str, int]:
     return {"square": x * x, "seed": seed}
 
 
-def make_flow(root: Path, **plan: object) -> Flow:
+def make_flow(kind: Kind, root: Path, **plan: object) -> Flow:
     return (
         flow(param_grid(x=range(ROWS)), seed=7, retry=retry(20, on="crash"))
         .stage("work", slow_square)
-        .distribute(local(workers=2, root=str(root), **plan))
+        .distribute(kind.plan(root=root, **plan))
     )
 
 
@@ -44,8 +45,10 @@ SUBMITTER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
+from kinds import KINDS
 from test_faults import make_flow
-run = make_flow(Path(sys.argv[2]), **eval(sys.argv[3])).submit()
+kind = next(k for k in KINDS if k.name == sys.argv[2])
+run = make_flow(kind, Path(sys.argv[3]), **eval(sys.argv[4])).submit()
 print(run.id, flush=True)
 run.wait()
 """
@@ -53,14 +56,22 @@ run.wait()
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    run = make_flow(tmp_path_factory.mktemp("undisturbed")).submit().wait(PATIENCE)
+    run = make_flow(KINDS[0], tmp_path_factory.mktemp("undisturbed")).submit().wait(PATIENCE)
     return run.collect("arrow")
 
 
-def submit_elsewhere(root: Path, **plan: object) -> tuple[subprocess.Popen[str], Run]:
+def submit_elsewhere(kind: Kind, root: Path, **plan: object) -> tuple[subprocess.Popen[str], Run]:
     """A process that submits and waits, and the run as seen from this one."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SUBMITTER, str(Path(__file__).parent), str(root), repr(plan)],
+        [
+            sys.executable,
+            "-c",
+            SUBMITTER,
+            str(Path(__file__).parent),
+            kind.name,
+            str(root),
+            repr(plan),
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -68,27 +79,17 @@ def submit_elsewhere(root: Path, **plan: object) -> tuple[subprocess.Popen[str],
     return process, flowdist.attach(process.stdout.readline().strip(), root=root)
 
 
-def job_process(run: Run) -> psutil.Process | None:
-    """The process that runs the jobs of the latest launch, if it lives."""
-    attempt = run.files.attempts()[-1]
-    started = run.files.read_json(run.files.launch(attempt))
-    try:
-        return psutil.Process(started["pid"]) if started else None
-    except psutil.NoSuchProcess:
-        return None
-
-
-def kill(victim: str, run: Run, submitter: subprocess.Popen[str], choose: random.Random) -> None:
-    """SIGKILL one process of the kind `victim`, if there is one."""
-    job = job_process(run)
+def kill(
+    victim: str, kind: Kind, run: Run, submitter: subprocess.Popen[str], choose: random.Random
+) -> None:
+    """SIGKILL one process of the sort `victim`, if there is one."""
     if victim == "submitter":
         submitter.kill()
-    elif victim == "job" and job is not None:
-        job.kill()
-    elif job is not None:
-        workers = job.children()
-        if workers:
-            choose.choice(workers).kill()
+        return
+    processes = kind.job_processes(run) if victim == "job" else kind.workers(run)
+    if processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            choose.choice(processes).kill()
 
 
 def finish(run: Run) -> Run:
@@ -104,17 +105,23 @@ def finish(run: Run) -> Run:
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_after_kills_and_resume_the_table_is_that_of_an_undisturbed_run(
-    seed: int, tmp_path: Path, undisturbed: pa.Table
+    kind: Kind, seed: int, tmp_path: Path, undisturbed: pa.Table
 ) -> None:
     choose = random.Random(seed)
     dispatch = choose.choice(["static", "static", "queue"])
     submitter, run = submit_elsewhere(
-        tmp_path, dispatch=dispatch, rows_per_chunk=choose.choice([1, 50])
+        kind, tmp_path, dispatch=dispatch, rows_per_chunk=choose.choice([1, 50])
     )
     try:
         for _ in range(choose.randint(1, 3)):
             time.sleep(choose.uniform(0.05, 0.6))
-            kill(choose.choice(["worker", "worker", "job", "submitter"]), run, submitter, choose)
+            kill(
+                choose.choice(["worker", "worker", "job", "submitter"]),
+                kind,
+                run,
+                submitter,
+                choose,
+            )
             if run.status().state == "lost":
                 run.resume()
         table = finish(run).collect("arrow")
@@ -124,8 +131,10 @@ def test_after_kills_and_resume_the_table_is_that_of_an_undisturbed_run(
     assert table.equals(undisturbed)
 
 
-def test_a_run_goes_on_when_its_submitter_is_killed(tmp_path: Path, undisturbed: pa.Table) -> None:
-    submitter, run = submit_elsewhere(tmp_path)
+def test_a_run_goes_on_when_its_submitter_is_killed(
+    kind: Kind, tmp_path: Path, undisturbed: pa.Table
+) -> None:
+    submitter, run = submit_elsewhere(kind, tmp_path)
     submitter.kill()
     submitter.wait()
 
@@ -135,11 +144,12 @@ def test_a_run_goes_on_when_its_submitter_is_killed(tmp_path: Path, undisturbed:
     assert table.equals(undisturbed)
 
 
-def test_workers_end_with_the_job_process(tmp_path: Path) -> None:
-    run = make_flow(tmp_path).submit()
-    workers = _workers(run)
+def test_workers_end_with_the_job_process(kind: Kind, tmp_path: Path) -> None:
+    run = make_flow(kind, tmp_path).submit()
+    workers = _workers(kind, run)
 
-    job_process(run).kill()
+    for job in kind.job_processes(run):
+        job.kill()
 
     _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
     assert workers
@@ -148,13 +158,14 @@ def test_workers_end_with_the_job_process(tmp_path: Path) -> None:
 
 
 def test_sigterm_commits_what_is_done_and_leaves_the_run_to_be_resumed(
-    tmp_path: Path, undisturbed: pa.Table
+    kind: Kind, tmp_path: Path, undisturbed: pa.Table
 ) -> None:
-    run = make_flow(tmp_path).submit()
+    run = make_flow(kind, tmp_path).submit()
     while run.status().done < 100:
         time.sleep(0.05)
 
-    job_process(run).send_signal(signal.SIGTERM)
+    for job in kind.job_processes(run):
+        job.send_signal(signal.SIGTERM)
     status = run.wait(PATIENCE).status()
 
     assert status.state == "stopped"
@@ -163,14 +174,14 @@ def test_sigterm_commits_what_is_done_and_leaves_the_run_to_be_resumed(
     assert run.resume().wait(PATIENCE).collect("arrow").equals(undisturbed)
 
 
-def test_a_killed_worker_costs_only_the_rows_it_was_running(tmp_path: Path) -> None:
+def test_a_killed_worker_costs_only_the_rows_it_was_running(kind: Kind, tmp_path: Path) -> None:
     def die_at(x: int) -> int:
         if x in (17, 1500):
             os.kill(os.getpid(), signal.SIGKILL)
         return x
 
     run = flow(param_grid(x=range(ROWS))).stage("f", die_at)
-    run = run.distribute(local(workers=2, root=str(tmp_path))).submit().wait(PATIENCE)
+    run = run.distribute(kind.plan(root=tmp_path)).submit().wait(PATIENCE)
 
     errors = run.errors()
     assert errors["row"].tolist() == [17, 1500]
@@ -180,7 +191,9 @@ def test_a_killed_worker_costs_only_the_rows_it_was_running(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("within", ["processes", "threads", "subprocess", "sequential"])
-def test_a_row_over_its_timeout_is_ended_with_its_process_tree(tmp_path: Path, within: str) -> None:
+def test_a_row_over_its_timeout_is_ended_with_its_process_tree(
+    kind: Kind, tmp_path: Path, within: str
+) -> None:
     def sleep_in_a_child(x: int, pids: str) -> int:
         if x == 2:
             child = subprocess.Popen(["sleep", "600"])
@@ -191,9 +204,7 @@ def test_a_row_over_its_timeout_is_ended_with_its_process_tree(tmp_path: Path, w
     pids = tmp_path / "pid"
     run = flow(param_grid(x=range(6)), const={"pids": str(pids)})
     run = run.stage("f", sleep_in_a_child, timeout=1.0)
-    run = (
-        run.distribute(local(workers=2, within=within, root=str(tmp_path))).submit().wait(PATIENCE)
-    )
+    run = run.distribute(kind.plan(within=within, root=tmp_path)).submit().wait(PATIENCE)
 
     table = run.collect(errors="keep")
     assert table["_status"].tolist() == ["ok", "ok", "failed", "ok", "ok", "ok"]
@@ -201,10 +212,12 @@ def test_a_row_over_its_timeout_is_ended_with_its_process_tree(tmp_path: Path, w
     assert _gone(int(pids.read_text()))
 
 
-def test_a_worker_that_keeps_dying_is_retried_as_often_as_the_policy_says(tmp_path: Path) -> None:
+def test_a_worker_that_keeps_dying_is_retried_as_often_as_the_policy_says(
+    kind: Kind, tmp_path: Path
+) -> None:
     run = flow(param_grid(x=range(4)), retry=retry(2, on="crash"))
     run = run.stage("f", lambda x: os._exit(3) if x == 1 else x)
-    run = run.distribute(local(workers=2, root=str(tmp_path))).submit().wait(PATIENCE)
+    run = run.distribute(kind.plan(root=tmp_path)).submit().wait(PATIENCE)
 
     (error,) = run.errors().to_dict("records")
     assert error["row"] == 1
@@ -213,11 +226,10 @@ def test_a_worker_that_keeps_dying_is_retried_as_often_as_the_policy_says(tmp_pa
     assert "exited with code 3" in error["message"]
 
 
-def _workers(run: Run) -> list[psutil.Process]:
+def _workers(kind: Kind, run: Run) -> list[psutil.Process]:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        job = job_process(run)
-        if job is not None and (workers := job.children()):
+        if workers := kind.workers(run):
             return workers
         time.sleep(0.02)
     return []
@@ -233,15 +245,3 @@ def _gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
-
-
-@pytest.fixture(autouse=True)
-def _no_process_is_left(tmp_path: Path) -> Iterator[None]:
-    yield
-    ours = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if str(tmp_path) in " ".join(p.info["cmdline"] or [])
-    ]
-    _, alive = psutil.wait_procs(ours, timeout=PATIENCE)
-    assert alive == []
