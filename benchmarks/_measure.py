@@ -1,4 +1,4 @@
-"""What the benchmarks share: memory of a process tree, files of a directory, verdicts on budgets."""
+"""What the benchmarks share: memory of a process tree, files of a directory, verdicts."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from flowdist.errors import ArtifactError, UsageError, nearest
-from flowdist.outputs import frame_kind
+from flowdist.frames import frame_kind
 
 ARTIFACT_TYPE = pa.struct(
     [
@@ -64,7 +64,7 @@ class ArtifactType:
         return ArtifactType(codec)
 
     def __or__(self, other: None) -> Any:
-        from flowdist.declare import optional
+        from flowdist.schema.declare import optional
 
         return optional(self)
 
@@ -211,6 +211,14 @@ def artifact_struct(codec: str, data: bytes, path: str | None = None) -> dict[st
         "path": path,
         "data": data if path is None else None,
     }
+
+
+@dataclass(frozen=True)
+class Payload:
+    """An object that was dumped already: its codec and its bytes, to be stored as they are."""
+
+    codec: str
+    data: bytes
 
 
 @dataclass(frozen=True, repr=False)

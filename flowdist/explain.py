@@ -119,7 +119,7 @@ def explain(run: Run, clock: Clock | None = None) -> Explanation:
     view = _View(
         run, status, dict(run.files.beats(status.attempt)), (clock or SystemClock()).time()
     )
-    groups = error_groups(run.files, run.rows) if status.failed else []
+    groups = [] if status.clean else error_groups(run)
     facts = [*_rows(view), *_errors(view, groups)]
     if not status.ended:
         facts += [*_in_work(view), *_waiting(view), *_jobs(view), *_silent(view)]
@@ -128,14 +128,22 @@ def explain(run: Run, clock: Clock | None = None) -> Explanation:
     return Explanation(status.id, status.state, _summary(view), tuple(facts), tuple(advice))
 
 
-def error_groups(files: RunFiles, rows: int) -> list[ErrorGroup]:
-    """The failed rows so far by stage and type of error, the most frequent first."""
+def error_groups(run: Run) -> list[ErrorGroup]:
+    """The failed rows so far, and the failed groups of reduces, by stage and type of error, the
+    most frequent first.
+    """
+    tables = [("rows", run.rows), *((p["table"], p["groups"]) for p in run.manifest["phases"][1:])]
+    found = [group for table, rows in tables for group in _groups_of(run.files, table, rows)]
+    return sorted(found, key=lambda g: -g.count)
+
+
+def _groups_of(files: RunFiles, table: str, rows: int) -> list[ErrorGroup]:
     from flowdist.parts import FAILED
     from flowdist.results import load_parts, row_states
 
-    failed = row_states(files, rows) == FAILED
+    failed = row_states(files, rows, table) == FAILED
     latest: dict[int, tuple[int, str]] = {}
-    for attempt, part in load_parts(files, "rows", ("_row", "_error")):
+    for attempt, part in load_parts(files, table, ("_row", "_error")):
         found = part.filter(part.column("_error").is_valid()).to_pydict()
         for row, error in zip(found["_row"], found["_error"], strict=True):
             # A row that failed once may be ok now: the error of an earlier attempt is history.
@@ -146,11 +154,10 @@ def error_groups(files: RunFiles, rows: int) -> list[ErrorGroup]:
         error = json.loads(latest[row][1])
         key = (error["stage"], error["type"], error["kind"])
         groups.setdefault(key, []).append((row, error["message"]))
-    found_groups = [
+    return [
         ErrorGroup(stage, type_, kind, len(members), *members[0])
         for (stage, type_, kind), members in groups.items()
     ]
-    return sorted(found_groups, key=lambda g: -g.count)
 
 
 def command(run: Run, verb: str, *options: str) -> str:
@@ -256,6 +263,8 @@ def _summary(view: _View) -> str:
     if status.state == "done":
         if status.failed:
             return f"It is done, and {_many(status.failed, 'row')} failed."
+        if status.groups_failed:
+            return f"It is done, and a reduce failed for {_many(status.groups_failed, 'group')}."
         return "It is done: every row has a result."
     if status.ended:
         words = {

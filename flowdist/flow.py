@@ -46,6 +46,7 @@ class Stage:
     timeout: float | None = None
     skip_when: Callable[..., bool] | None = None
     skip_bindings: tuple[Binding, ...] = ()
+    needs: tuple[str, ...] = ()
     by: tuple[str, ...] | None = None
     on_failed: RowErrors = "drop"
 
@@ -55,9 +56,9 @@ class Stage:
 
     @property
     def uses(self) -> tuple[str, ...]:
-        """Earlier stages that this one reads from."""
+        """Earlier stages that this one depends on: those it names, and those it reads from."""
         filled = (*self.bindings, *self.skip_bindings)
-        return tuple(dict.fromkeys(s for b in filled for s in b.stages))
+        return tuple(dict.fromkeys((*self.needs, *(s for b in filled for s in b.stages))))
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ class Flow:
             fn: the function. What it returns: a dict, dataclass, NamedTuple or pydantic model gives
                 fields, a DataFrame or Arrow table a nested table, anything else the field
                 ``value``.
-            needs: earlier stages that may fill parameters (default: all of them).
+            needs: the earlier stages that this one depends on, and the only ones that may fill its
+                parameters (default: any may, and those that do are depended on).
             returns: the declared outputs: a dict of names to Python or Arrow types, a dataclass, a
                 pydantic model; by default the function's return annotation. Without one they are
                 inferred.
@@ -195,6 +197,7 @@ class Flow:
             fn=fn,
             bindings=bind(fn, scope),
             returns=schema,
+            needs=scope.needs or (),
             retry=_policy(retry, where),
             timeout=_seconds(timeout, where),
             skip_when=skip_when,
@@ -277,6 +280,7 @@ class Flow:
             fn=program,
             bindings=bind_names(tuple(dict.fromkeys((*wanted, "ctx"))), scope),
             returns=program.schema,
+            needs=scope.needs or (),
             retry=_policy(retry, where),
             timeout=_seconds(timeout, where),
             skip_when=skip_when,
@@ -347,6 +351,7 @@ class Flow:
             fn=fn,
             bindings=bind(fn, scope),
             returns=schema,
+            needs=scope.needs or (),
             retry=_policy(retry, where),
             timeout=_seconds(timeout, where),
             by=columns,

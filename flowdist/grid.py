@@ -1,26 +1,21 @@
-"""The parameter table: making it, reading it, and the checks that every later step relies on.
+"""The parameter table: making it and reading it.
 
 A grid is an Arrow table whose column names can be parameters of a Python function. Wherever the
 rows come from, they end up in the same plain types (no dictionaries, no large or view strings):
 equal rows make equal grids, and nothing downstream meets an encoding. There is never a Python
 object per row.
 
-What a flow needs of a grid (rows to run, columns its stages take) is the business of ``flow`` and
-``preflight``; a grid without rows is fine here.
+How one column gets into Arrow is left to ``columns``. What a flow needs of a grid (rows to run,
+columns its stages take) is the business of ``flow`` and ``preflight``; a grid without rows is fine.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import decimal
 import inspect
 import itertools
-import keyword
 import math
 import os
-import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +24,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flowdist.columns import (
+    ARROW_REFUSALS,
+    as_values,
+    check_names,
+    clip,
+    column_of,
+    count,
+    describe,
+    is_pandas,
+    plain_column,
+    table_of_columns,
+    table_of_rows,
+)
 from flowdist.errors import GridError, nearest
 
 if TYPE_CHECKING:
@@ -41,14 +49,8 @@ __all__ = ["Grid", "combine_grids", "lhs_grid", "param_grid", "read_grid"]
 # 17 GB a column. Saying so beats an out-of-memory kill.
 MAX_ROWS = 2**31 - 1
 
-# Arrow's plain string and list types have 32-bit offsets; a larger column stays as it came.
-OFFSET_LIMIT = 2**31 - 1
-
 # A range of whole numbers lies within +-2**52, so that its width is exact in float64.
 MAX_WHOLE = 2**52
-
-# What pyarrow raises for values it cannot hold: some of its errors are not ArrowExceptions.
-ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -71,8 +73,8 @@ class Grid:
     table: pa.Table
 
     def __post_init__(self) -> None:
-        _check_names(self.table.column_names)
-        columns = list(map(_plain, self.table.column_names, self.table.columns))
+        check_names(self.table.column_names)
+        columns = list(map(plain_column, self.table.column_names, self.table.columns))
         # Names and arrays only: metadata and not-null flags belong to where they come from.
         table = pa.Table.from_arrays(columns, names=self.table.column_names)
         object.__setattr__(self, "table", table.combine_chunks())
@@ -94,18 +96,19 @@ class Grid:
         """
         if isinstance(obj, Grid):
             return obj
-        if _is_pandas(obj, "DataFrame"):  # not through Arrow's protocol: that keeps the index
-            return _from_columns(obj.items())
+        if is_pandas(obj, "DataFrame"):  # not through Arrow's protocol: that keeps the index
+            return cls(table_of_columns(obj.items()))
         if hasattr(obj, "__arrow_c_stream__") or hasattr(obj, "__arrow_c_array__"):
             return cls(pa.table(obj))
         if isinstance(obj, Mapping):
-            return _from_columns((name, _as_values(column)) for name, column in obj.items())
+            columns = ((name, as_values(column)) for name, column in obj.items())
+            return cls(table_of_columns(columns))
         if isinstance(obj, Sequence) and not isinstance(obj, str | bytes):
-            return _from_rows(obj)
+            return cls(table_of_rows(obj))
         way_out = "give a table, a DataFrame, a list of dicts or a dict of columns"
         if isinstance(obj, str | os.PathLike):
             way_out = "read_grid(path) reads a file"
-        raise GridError(f"cannot make a grid of {_describe(obj)}; {way_out}")
+        raise GridError(f"cannot make a grid of {describe(obj)}; {way_out}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -157,12 +160,12 @@ class Grid:
         shown = self.table.select(self.names[:columns]).slice(0, rows)
         padded = []
         for name, column in zip(shown.column_names, shown.columns, strict=True):
-            cells = [_clip(str(cell), widest) for cell in (name, column.type, *column.to_pylist())]
+            cells = [clip(str(cell), widest) for cell in (name, column.type, *column.to_pylist())]
             padded.append([cell.ljust(max(map(len, cells))) for cell in cells])
-        lines = [f"Grid: {_count(len(self), 'row')} x {_count(len(self.names), 'column')}"]
+        lines = [f"Grid: {count(len(self), 'row')} x {count(len(self.names), 'column')}"]
         lines += ["  " + "  ".join(line).rstrip() for line in zip(*padded, strict=True)]
         if len(self) > rows:
-            lines.append(f"  ... {_count(len(self) - rows, 'more row')}")
+            lines.append(f"  ... {count(len(self) - rows, 'more row')}")
         if len(self.names) > columns:
             lines.append(f"  ... and columns {', '.join(self.names[columns:])}")
         return "\n".join(lines)
@@ -192,8 +195,8 @@ def param_grid(where: Callable[..., object] | pc.Expression | None = None, **col
     """
     if not columns:
         raise GridError("param_grid needs a column, e.g. param_grid(subject=['s01', 's02'])")
-    _check_names(columns)
-    values = {name: _column(name, _as_values(column)) for name, column in columns.items()}
+    check_names(columns)
+    values = {name: column_of(name, as_values(column)) for name, column in columns.items()}
     for name, column in values.items():
         if not len(column):
             raise GridError(f"column '{name}' is empty, so nothing combines; give it a value")
@@ -235,14 +238,15 @@ def lhs_grid(n: int, seed: int = 0, **ranges: tuple[float, float]) -> Grid:
     """
     if n < 1 or not ranges:
         raise GridError(
-            f"lhs_grid(n={n}) with {_count(len(ranges), 'range')}: "
+            f"lhs_grid(n={n}) with {count(len(ranges), 'range')}: "
             "give at least one point and one range, e.g. lhs_grid(100, rate=(0.0, 1.0))"
         )
     rng = np.random.default_rng(seed)
-    return _from_columns(
+    points = (
         (name, _spread(name, (rng.permutation(n) + rng.random(n)) / n, bounds))
         for name, bounds in ranges.items()
     )
+    return Grid(table_of_columns(points))
 
 
 def combine_grids(*grids: Any, id: str | None = None) -> Grid:
@@ -331,145 +335,6 @@ READERS: dict[str, Callable[[Path], pa.Table]] = {
 }
 
 
-# Rows and columns in, Arrow out.
-
-
-def _from_columns(columns: Iterable[tuple[Any, Any]]) -> Grid:
-    pairs = list(columns)
-    _check_names(name for name, _ in pairs)
-    arrays = {name: _column(name, values) for name, values in pairs}
-    first = next(iter(arrays), "")
-    for name, array in arrays.items():
-        if len(array) != len(arrays[first]):
-            raise GridError(
-                f"column '{name}' has {_count(len(array), 'value')}, column '{first}' has "
-                f"{len(arrays[first]):,}; make them equally long (param_grid makes their product)"
-            )
-    return Grid(pa.table(arrays))
-
-
-def _from_rows(rows: Sequence[Any]) -> Grid:
-    dicts = [_row_dict(row, index) for index, row in enumerate(rows)]
-    names = dict.fromkeys(itertools.chain.from_iterable(dicts))
-    return _from_columns((name, [row.get(name) for row in dicts]) for name in names)
-
-
-def _row_dict(row: Any, index: int) -> Mapping[Any, Any]:
-    if isinstance(row, Mapping):
-        return row
-    if dataclasses.is_dataclass(row) and not isinstance(row, type):
-        return dataclasses.asdict(row)
-    if isinstance(row, tuple) and hasattr(row, "_fields"):
-        return dict(zip(row._fields, row, strict=True))
-    way_out = "rows are dicts, NamedTuples or dataclass instances"
-    raise GridError(f"row {index} is {_describe(row)}; {way_out}")
-
-
-def _as_values(value: Any) -> Any:
-    """The values of a column as the user wrote it: a scalar is a column of one."""
-    scalar = isinstance(value, str | bytes | bytearray | Mapping | pa.Scalar)
-    if scalar or not isinstance(value, Iterable):
-        return [value]
-    return value.reshape(1) if isinstance(value, np.ndarray) and value.ndim == 0 else value
-
-
-def _column(name: str, values: Any) -> pa.ChunkedArray:
-    """One column as Arrow, never in memory that its owner may still write to."""
-    if isinstance(values, set | frozenset):
-        raise GridError(f"column '{name}' is a set, which has no fixed order; use sorted(...)")
-    if len(getattr(values, "shape", (0,))) != 1:
-        shape = tuple(values.shape)
-        raise GridError(f"column '{name}' has the shape {shape}; a column has one dimension")
-    if isinstance(values, range):
-        values = np.arange(values.start, values.stop, values.step)
-    elif isinstance(values, np.ndarray) or _is_pandas(values, "Series", "Index"):
-        values = values.copy()
-    elif not (hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__")):
-        values = list(values)
-    try:
-        if hasattr(values, "__arrow_c_stream__"):
-            column = pa.chunked_array(values)
-        else:
-            array = pa.array(values)  # or a chunked one, where an extension of pandas says so
-            column = array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
-    except ARROW_REFUSALS as error:
-        raise GridError(f"column '{name}'{_refusal(values, error)}") from error
-    if mixture := _mixture(values):
-        raise GridError(f"column '{name}'{mixture}")
-    return _plain(name, column)
-
-
-def _refusal(values: Any, error: Exception) -> str:
-    """Say which value of a column it is that Arrow cannot hold, or which do not go together."""
-    for index, value in enumerate(values):
-        try:
-            pa.array([value])
-        except ARROW_REFUSALS:
-            way_out = "give a number, a text or a key, and make the object from it in a stage"
-            return f", value {index}: Arrow cannot hold {_describe(value)}; {way_out}"
-    return _mixture(values) or f": no Arrow type holds its values together: {error}"
-
-
-def _mixture(values: Any) -> str:
-    """Name kinds that do not go together, also where Arrow would convert: True among floats ..."""
-    if _is_pandas(values, "Series", "Index"):
-        present = values.dropna() if values.dtype.kind == "O" else ()
-    elif isinstance(values, list) or (isinstance(values, np.ndarray) and values.dtype.kind == "O"):
-        present = values
-    else:
-        return ""
-    kinds = sorted({_kind(t) for t in set(map(type, present)) - {type(None)}})
-    return f" mixes {' and '.join(kinds)}; convert them to one type" if len(kinds) > 1 else ""
-
-
-def _kind(t: type) -> str:
-    return next((kind for kind, members in KINDS.items() if issubclass(t, members)), t.__name__)
-
-
-# The first match counts: a bool is an int, and a datetime a date.
-KINDS: dict[str, tuple[type, ...]] = {
-    "bool": (bool, np.bool_),
-    "number": (int, float, decimal.Decimal, np.number),
-    "str": (str,),
-    "bytes": (bytes, bytearray),
-    "datetime": (datetime.datetime, np.datetime64),
-    "date": (datetime.date,),
-    "list": (list, tuple, np.ndarray),
-    "dict": (Mapping,),
-}
-
-
-def _plain(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    plain = _plain_type(column.type)
-    if isinstance(plain, pa.ExtensionType):
-        # Defined in Python, as pandas' periods are: who lacks the definition sees bare numbers.
-        raise GridError(f"column '{name}' is of the type {plain}; convert it, e.g. to text")
-    if plain == column.type or column.nbytes > OFFSET_LIMIT:
-        return column
-    try:
-        if pa.types.is_dictionary(column.type):  # values first: Arrow cannot decode string views
-            column = column.cast(pa.dictionary(column.type.index_type, plain))
-        return column.cast(plain)
-    except ARROW_REFUSALS as error:
-        raise GridError(f"column '{name}': cast it to {plain} yourself: {error}") from error
-
-
-def _plain_type(t: pa.DataType) -> pa.DataType:
-    """The type without its encoding: what the same values have wherever they come from."""
-    types = pa.types
-    if types.is_dictionary(t) or types.is_run_end_encoded(t):
-        return _plain_type(t.value_type)
-    if types.is_large_string(t) or types.is_string_view(t):
-        return pa.string()
-    if types.is_large_binary(t) or types.is_binary_view(t):
-        return pa.binary()
-    if types.is_list(t) or types.is_large_list(t):
-        return pa.list_(_plain_type(t.value_type))
-    if types.is_struct(t):
-        return pa.struct([(field.name, _plain_type(field.type)) for field in t])
-    return t
-
-
 def _stack(name: str, parts: list[Grid]) -> pa.ChunkedArray:
     pieces = [p[name] if name in p.names else pa.chunked_array([pa.nulls(len(p))]) for p in parts]
     types = [piece.type for piece in pieces]
@@ -516,7 +381,7 @@ def _where_names(where: Callable[..., object], values: dict[str, pa.ChunkedArray
         parameters = inspect.signature(where).parameters
     except (TypeError, ValueError) as error:  # not callable; or a builtin that hides its parameters
         allowed = "a function whose parameters are columns, or a pyarrow.compute expression"
-        raise GridError(f"where={_describe(where)}: give {allowed}") from error
+        raise GridError(f"where={describe(where)}: give {allowed}") from error
     takes_all = False
     for p in parameters.values():
         takes_all |= p.kind is p.VAR_KEYWORD
@@ -540,36 +405,10 @@ def _spread(name: str, unit: NDArray[np.float64], bounds: Any) -> NDArray[Any]:
             if low <= high and math.isfinite(high - low):
                 return low + unit * float(high - low)
     rule = "two finite numbers (low, high) with low <= high, ints within +-2**52"
-    raise GridError(f"column '{name}': a range is {rule}, not {_describe(bounds)}")
+    raise GridError(f"column '{name}': a range is {rule}, not {describe(bounds)}")
 
 
-# Checks and words.
-
-
-def _check_names(names: Iterable[Any]) -> None:
-    seen = set()
-    for name in names:
-        if not isinstance(name, str):
-            raise GridError(
-                f"column {name!r}: a name is a str, not {type(name).__name__}; rename it"
-            )
-        if name in seen:
-            raise GridError(f"column '{name}' is there twice; rename or drop one of the two")
-        if not name.isidentifier() or keyword.iskeyword(name):
-            rule = "a name is a Python identifier, for it is the name of a parameter"
-        elif name.startswith("_"):
-            rule = "names that begin with '_' are those that flowdist adds (_row, _status)"
-        else:
-            seen.add(name)
-            continue
-        raise GridError(f"column '{name}': {rule}; rename it, e.g. to '{_identifier(name)}'")
-
-
-def _identifier(name: str) -> str:
-    cleaned = re.sub(r"\W+", "_", name).strip("_")
-    if keyword.iskeyword(cleaned):
-        return f"{cleaned}_"
-    return cleaned if cleaned.isidentifier() else f"x{cleaned}"
+# Comparison and words.
 
 
 def _same(a: pa.ChunkedArray, b: pa.ChunkedArray) -> bool:
@@ -582,24 +421,5 @@ def _same(a: pa.ChunkedArray, b: pa.ChunkedArray) -> bool:
     return bool(nan_a.equals(nan_b) and pc.if_else(nan_a, 0, a).equals(pc.if_else(nan_b, 0, b)))
 
 
-def _is_pandas(obj: object, *kinds: str) -> bool:
-    """Whether this is pandas' DataFrame, Series ..., without importing pandas to find out."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(obj, tuple(getattr(pandas, kind) for kind in kinds))
-
-
 def _instead(name: object, columns: Iterable[str]) -> str:
     return f"{nearest(str(name), columns)} (columns: {', '.join(columns) or 'none'})"
-
-
-def _describe(value: object) -> str:
-    return f"{_clip(repr(value), 60)} ({type(value).__name__})"
-
-
-def _clip(text: str, width: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"

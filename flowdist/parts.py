@@ -20,6 +20,8 @@ from flowdist.store import JobAttempt, RunFiles
 RECORD = ("_row", "_status", "_attempts", "_seconds", "_error")
 STATUS = ("ok", "failed", "skipped", "missing")
 OK, FAILED, SKIPPED, MISSING = range(4)
+# Rows in a batch of a part: enough that what a batch costs does not show.
+BATCH_ROWS = 1 << 14
 # "rows", or the name of a reduce: which table of the run a part belongs to.
 TABLE_KEY = b"flowdist.table"
 
@@ -183,14 +185,15 @@ def _joined(positions: Sequence[int], tables: Sequence[pa.Table]) -> Iterator[pa
     """Tables of adjoining rows made one, so that slow rows do not make a batch each.
 
     Only adjoining rows: batches that are ranges of rows can be put in order without copying them.
+    Only up to `BATCH_ROWS`: to join more would be copying for nothing.
     """
     run: list[pa.Table] = []
-    expected = -1
+    expected, rows = -1, 0
     for position, table in zip(positions, tables, strict=True):
-        if run and position != expected:
+        if run and (position != expected or rows + table.num_rows > BATCH_ROWS):
             yield pa.concat_tables(run).combine_chunks()
-            run = []
+            run, rows = [], 0
         run.append(table)
-        expected = position + table.num_rows
+        expected, rows = position + table.num_rows, rows + table.num_rows
     if run:
         yield pa.concat_tables(run).combine_chunks()

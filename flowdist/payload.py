@@ -19,15 +19,18 @@ import sys
 import sysconfig
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 
 from flowdist.errors import PayloadError
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
     from flowdist.flow import Program
     from flowdist.store import RunFiles
 
@@ -40,7 +43,7 @@ def dump_program(program: Program) -> bytes:
     return buffer.getvalue()
 
 
-def dump(value: object, file: IO[bytes]) -> None:
+def dump(value: object, file: SupportsWrite[bytes]) -> None:
     """Pickle a value as programs are pickled; `project_modules_by_value` is to be open."""
     _Pickler(file).dump(value)
 
@@ -101,7 +104,8 @@ def difference(there: Mapping[str, str]) -> str:
     return f" ({'; '.join(differing)})" if differing else ""
 
 
-_CACHED: Any = type(functools.lru_cache(lambda: None))
+CachedFunction: Any = type(functools.lru_cache(lambda: None))
+"""The type of functions under `functools.cache` and `lru_cache`, which has no name of its own."""
 
 
 def _reduce_cached(function: Any) -> Any:
@@ -123,7 +127,7 @@ def _cached(function: Any, maxsize: int | None, typed: bool) -> Any:
 class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
     # A table of our own: the one of CloudPickler is shared by all who pickle in this process.
     dispatch_table: ClassVar[Any] = ChainMap(
-        {_CACHED: _reduce_cached}, cloudpickle.CloudPickler.dispatch_table
+        {CachedFunction: _reduce_cached}, cloudpickle.CloudPickler.dispatch_table
     )
 
 
@@ -159,10 +163,22 @@ def is_project_module(module: ModuleType | None) -> bool:
     if sys.modules.get(name) is not module or name.partition(".")[0] == "flowdist":
         return False
     resolved = Path(path).resolve()
+    if not _importable(name, resolved):
+        return True
     # Other installations may be on the path too: clusters offer packages by PYTHONPATH.
     if not {"site-packages", "dist-packages"}.isdisjoint(resolved.parts):
         return False
     return not any(resolved.is_relative_to(place) for place in _installed_places())
+
+
+def _importable(name: str, path: Path) -> bool:
+    """Whether another process would find the module by its name, wherever it lies."""
+    parts = path.with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    if parts[-name.count(".") - 1 :] == tuple(name.split(".")):
+        return True
+    # It was loaded by its path, under a name of somebody's choice, or it is a compiled part.
+    return PathFinder.find_spec(name.partition(".")[0]) is not None
 
 
 @functools.cache

@@ -158,7 +158,11 @@ def _mark(status: Status) -> Text | None:
     if not status.ended:
         return None
     if status.state == "done":
-        return Text("!", style="red") if status.failed else Text("✓", style="green")
+        return (
+            Text("!", style="red")
+            if status.failed or status.groups_failed
+            else Text("✓", style="green")
+        )
     return Text("✗", style=STATE_STYLE[status.state])
 
 

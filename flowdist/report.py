@@ -114,7 +114,7 @@ def write_report(run: Run, path: Path) -> Path:
 def build_report(run: Run) -> Report:
     """Everything that a report of `run` shows, as it is now."""
     status = run.status()
-    groups = error_groups(run.files, run.rows) if status.failed else []
+    groups = [] if status.clean else error_groups(run)
     jobs = sorted(_jobs(run), key=lambda job: (-job.failed, -job.took)) if status.attempt else []
     shown = jobs[:MOST_JOBS] if len(jobs) > MOST_JOBS else sorted(jobs, key=lambda job: job.name)
     slowest, row_seconds = _times(run)

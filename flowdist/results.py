@@ -121,24 +121,51 @@ def read_results(
     numbers = joined.column("_row").to_numpy()
     if len(numbers) == rows and (rows == 0 or bool((np.diff(numbers) > 0).all())):
         return joined
-    chosen = _choose(
-        numbers, joined, [a for a, part in parts for _ in range(part.num_rows)], rows, table
-    )
-    taken = joined.take(pa.array(chosen, mask=chosen < 0))
+    places = places_of(numbers, rows)
+    if places is not None:
+        return gather(joined, pa.array(places))
+    attempts = np.repeat([a for a, _ in parts], [part.num_rows for _, part in parts])
+    chosen = _choose(numbers, joined, attempts, rows, table)
+    taken = gather(joined, pa.array(chosen, mask=chosen < 0))
     status = pc.fill_null(taken.column("_status"), pa.scalar(MISSING, pa.int8()))
     taken = taken.set_column(taken.schema.get_field_index("_status"), "_status", status)
     return taken.set_column(taken.schema.get_field_index("_row"), "_row", pa.array(np.arange(rows)))
 
 
+def places_of(numbers: NDArray[np.int64], rows: int) -> NDArray[np.int64] | None:
+    """For every row where it is in `numbers`; None unless each is there exactly once.
+
+    >>> places_of(np.array([2, 0, 1]), 3).tolist()
+    [1, 2, 0]
+    """
+    if len(numbers) != rows:
+        return None
+    places = np.full(rows, -1, np.int64)
+    places[numbers] = np.arange(rows)
+    return places if bool((places >= 0).all()) else None
+
+
+def gather(table: pa.Table, places: pa.Array) -> pa.Table:
+    """The rows of a table at `places`, null where that is null."""
+    # A column at a time and in one piece: a mapped table is then never copied as a whole, and
+    # looking a place up does not begin with looking for its chunk.
+    columns = [column.combine_chunks().take(places) for column in table.columns]
+    return pa.table(columns, schema=table.schema)
+
+
 def _choose(
-    numbers: NDArray[np.int64], joined: pa.Table, attempts: list[int], rows: int, table: str
+    numbers: NDArray[np.int64],
+    joined: pa.Table,
+    attempts: NDArray[np.int64],
+    rows: int,
+    table: str,
 ) -> NDArray[np.int64]:
     """For every row the position of its result, -1 where it has none."""
     good = joined.column("_status").to_numpy() != FAILED
     if table != "rows":
         # A reduce is computed anew after rows were: only its latest result is about all of them.
         good = np.zeros(len(numbers), bool)
-    order = np.lexsort((np.arange(len(numbers)), np.asarray(attempts), good, numbers))
+    order = np.lexsort((np.arange(len(numbers)), attempts, good, numbers))
     chosen = np.full(rows, -1, np.int64)
     chosen[numbers[order]] = order  # of equal rows the last assignment, the best, stays
     return chosen
@@ -236,8 +263,8 @@ def read_grid_table(files: RunFiles) -> pa.Table:
         grid = pa.ipc.open_file(file).read_all()
     if "_row" not in grid.column_names:
         return grid
-    back = np.argsort(grid.column("_row").to_numpy(), kind="stable")
-    return grid.drop_columns(["_row"]).take(pa.array(back))
+    places = places_of(grid.column("_row").to_numpy(), grid.num_rows)
+    return gather(grid.drop_columns(["_row"]), pa.array(places))
 
 
 def collect_rows(files: RunFiles, rows: int, *, clashes: Clashes = "raise") -> pa.Table:

@@ -31,9 +31,11 @@ from flowdist.submission import launch, plan_flow, reduce_jobs, submit_flow
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
     from flowdist.explain import Explanation
-    from flowdist.flow import Flow
+    from flowdist.flow import Flow, RowErrors
+    from flowdist.results import As
 
 __all__ = ["Run", "attach", "plan_flow", "runs", "submit"]
 
@@ -213,8 +215,8 @@ class Run:
 
     def collect(
         self,
-        as_: Literal["pandas", "polars", "arrow"] = "pandas",
-        errors: Literal["raise", "keep", "drop"] = "raise",
+        as_: As = "pandas",
+        errors: RowErrors = "raise",
         partial: bool = False,
         *,
         clashes: Literal["raise", "text"] = "raise",
@@ -223,7 +225,7 @@ class Run:
         run to end.
 
         Args:
-            as_: the kind of table.
+            as_: the kind of table: "pandas", "polars" or "arrow".
             errors: "raise" where rows failed; "keep" them, with the columns ``_status`` (ok,
                 failed, skipped, missing), ``_error``, ``_attempts`` and ``_seconds``; or "drop"
                 failed and missing rows.
@@ -238,51 +240,47 @@ class Run:
         """
         from flowdist.results import collect_rows, shown_record, to_frame
 
-        if as_ not in ("pandas", "polars", "arrow"):
-            raise RunError(f"collect(as_={as_!r}): expected 'pandas', 'polars' or 'arrow'")
-        if errors not in ("raise", "keep", "drop"):
-            raise RunError(f"collect(errors={errors!r}): expected 'raise', 'keep' or 'drop'")
+        self._check(as_, errors)
         if not partial:
             self.wait()
         table = collect_rows(self.files, self.rows, clashes=clashes)
-        status = table.column("_status").to_numpy()
-        failed, missing = int((status == FAILED).sum()), int((status == MISSING).sum())
-        if missing and not partial and errors != "drop":
-            raise RunIncomplete(self._incomplete(missing))
-        if failed and errors == "raise":
-            raise RowsFailed(self._failed(failed))
-        if errors == "drop" and failed + missing:
-            import pyarrow as pa
-
-            table = table.filter(pa.array((status != FAILED) & (status != MISSING)))
+        table = self._without_failures(table, "rows", errors, partial=partial)
         return to_frame(shown_record(table, keep=errors == "keep"), as_, str(self.directory))
 
     def table(
-        self, stage: str, as_: Literal["pandas", "polars", "arrow"] = "pandas"
+        self, stage: str, as_: As = "pandas", errors: RowErrors = "raise"
     ) -> pd.DataFrame | Any:
-        """The table of one stage.
+        """The table of one stage; waits for the run to end.
 
         For a reduce: one row per group. For a stage that returned tables: their rows, long, with
         the grid's columns repeated. Otherwise: the grid's columns and the stage's fields.
-        ``"stage.field"`` names one nested field of a stage that has several.
+        ``"stage.field"`` names one nested field of a stage that has several. `as_` and `errors` are
+        those of `collect`.
 
         Raises:
             RunError: there is no such stage.
+            RowsFailed: rows (or groups, for a reduce) failed and ``errors="raise"``.
+            RunIncomplete: the run has ended without a result for some of them.
         """
         from flowdist.results import collect_rows, flatten_nested, shown_record, to_frame
         from flowdist.workers.groups import reduce_table, stage_columns
 
+        self._check(as_, errors)
         name, _, field = stage.partition(".")
-        phase = next((p for p in self.manifest["phases"][1:] if p["table"] == name), None)
-        if phase is not None:
-            return to_frame(reduce_table(self.files, phase), as_, str(self.directory))
         known = [s["name"] for s in self.manifest["stages"]]
         if name not in known:
             raise RunError(
-                f"run {self.id} has no stage '{name}'{nearest(name, known)} (there are: "
-                f"{', '.join(known)})"
+                f"run {self.id} has no stage '{name}'{nearest(name, known)} "
+                f"(there are: {', '.join(known)})"
             )
-        table = shown_record(collect_rows(self.files, self.rows), keep=False)
+        self.wait()
+        phase = next((p for p in self.manifest["phases"][1:] if p["table"] == name), None)
+        if phase is not None:
+            groups = reduce_table(self.files, phase, record=True)
+            groups = self._without_failures(groups, f"groups of reduce '{name}'", errors)
+            return to_frame(shown_record(groups, keep=errors == "keep"), as_, str(self.directory))
+        table = self._without_failures(collect_rows(self.files, self.rows), "rows", errors)
+        table = shown_record(table, keep=errors == "keep")
         nested = f"{name}.{field or 'table'}"
         if nested in table.column_names:
             table = flatten_nested(table, nested, self.manifest["columns"])
@@ -293,14 +291,18 @@ class Run:
     def errors(self, *, retried: bool = False) -> pd.DataFrame:
         """The failed rows so far, with `retried` also those that went well at a later attempt.
 
-        Columns: row, the parameters, stage, type, message, kind, attempts, causes, traceback.
+        Columns: row, the parameters, stage, type, message, kind, attempts, causes, traceback. For a
+        group of a reduce that failed, row is the number of the group.
         """
         import pandas as pd
 
         from flowdist.results import ERROR_COLUMNS, collect_rows, error_names, error_rows
+        from flowdist.workers.groups import reduce_table
 
         table = collect_rows(self.files, self.rows, clashes="text")
         found = error_rows(table, retried=retried)
+        for phase in self.manifest["phases"][1:]:
+            found += error_rows(reduce_table(self.files, phase, record=True), retried=retried)
         columns = ["row", *error_names(self.manifest["columns"]), *ERROR_COLUMNS[1:]]
         return pd.DataFrame(found, columns=columns)
 
@@ -421,24 +423,42 @@ class Run:
             for phase in self.manifest["phases"][1:]
         )
 
-    def _incomplete(self, missing: int) -> str:
-        status = self.status()
-        return (
-            f"run {self.id} is {status.state} ({status.reason}) and {missing:,} of {self.rows:,} "
-            "rows have no "
-            f"result; run.resume() starts them, collect(partial=True) takes what is there"
-        )
+    def _check(self, as_: str, errors: str) -> None:
+        if as_ not in ("pandas", "polars", "arrow"):
+            raise RunError(f"as_={as_!r}; expected 'pandas', 'polars' or 'arrow'")
+        if errors not in ("raise", "keep", "drop"):
+            raise RunError(f"errors={errors!r}; expected 'raise', 'keep' or 'drop'")
 
-    def _failed(self, failed: int) -> str:
-        from flowdist.results import collect_rows, error_rows
+    def _without_failures(
+        self, table: pa.Table, what: str, errors: RowErrors, *, partial: bool = False
+    ) -> pa.Table:
+        """The table as `errors` says; raises where rows failed or are missing and it says so."""
+        import pyarrow as pa
 
-        first = error_rows(collect_rows(self.files, self.rows, clashes="text"))[0]
+        status = table.column("_status").to_numpy()
+        failed, missing = int((status == FAILED).sum()), int((status == MISSING).sum())
+        if missing and not partial and errors != "drop":
+            now = self.status()
+            raise RunIncomplete(
+                f"run {self.id} is {now.state} ({now.reason}) and {missing:,} of {len(status):,} "
+                f"{what} have no result; run.resume() starts them, collect(partial=True) takes "
+                "what is there"
+            )
+        if failed and errors == "raise":
+            raise RowsFailed(self._failed(table, failed, what))
+        if errors == "drop" and failed + missing:
+            table = table.filter(pa.array((status != FAILED) & (status != MISSING)))
+        return table
+
+    def _failed(self, table: pa.Table, failed: int, what: str) -> str:
+        from flowdist.results import error_rows
+
+        first = error_rows(table)[0]
         return (
-            f"{failed:,} of {self.rows:,} rows failed; the first, row {first['row']}: stage "
-            f"'{first['stage']}': "
-            f"{first['type']}: {first['message']}\nrun.errors() lists them all; "
-            "collect(errors='keep') or "
-            "errors='drop' takes the others; run.resume(failed=True) tries them again"
+            f"{failed:,} of {table.num_rows:,} {what} failed; the first, row {first['row']}: "
+            f"stage '{first['stage']}': {first['type']}: {first['message']}\n"
+            "run.errors() lists them all; errors='keep' or errors='drop' takes the others; "
+            "run.resume(failed=True) tries them again"
         )
 
 

@@ -147,18 +147,23 @@ class Script:
         """Run the program for one row; raises `ScriptFailed` where it fails or its outputs are not
         there.
         """
-        directory = Path(self.cwd) if self.cwd is not None else ctx.scratch
+        own = ctx.scratch / f"{ctx.stage}-{ctx.attempt}"
+        own.mkdir()
+        directory = Path(self.cwd) if self.cwd is not None else own
         if not directory.is_dir():
             raise ScriptFailed(
                 f"{self.where}: the working directory {directory} does not exist here"
             )
         texts = {name: _text(value) for name, value in values.items()}
         if self.source is not None:
-            copy = ctx.scratch / f"script{self.suffix}"
+            copy = own.with_suffix(self.suffix or ".script")
             copy.write_bytes(self.source)
             copy.chmod(0o700)
             texts[_COPY] = str(copy)
         words = [word.format_map(texts) for word in self.words]
+        for template in self.files.values():
+            # In a shared directory the file of another row must not pass for this one's.
+            (directory / template.format_map(texts)).unlink(missing_ok=True)
         try:
             done = subprocess.run(
                 words,

@@ -80,7 +80,7 @@ def status_table(status: Status, now: float | None = None) -> Table:
         rest = f", {left(status.seconds_left)} left" if status.seconds_left else ""
         grid.add_row("pace", f"{pace(status.rate)}{rest}")
     if status.memory:
-        grid.add_row("memory", f"{format_memory(status.memory)} in use")
+        grid.add_row("memory", f"{format_memory(status.memory)} at most, all workers together")
     if status.attempt > 1:
         grid.add_row("launches", f"{status.attempt}, the last one counts on from the others")
     grid.add_row("submitted", age(status.created, now))
@@ -343,6 +343,8 @@ def _rows(status: Status) -> RenderableType:
 def _counts(status: Status) -> Text:
     parts: list[tuple[str, str]] = [(f"{status.ok:,} ok", "green" if status.ok else "dim")]
     parts.append((f"{status.failed:,} failed", "red" if status.failed else "dim"))
+    if status.groups_failed:
+        parts.append((f"{status.groups_failed:,} groups of a reduce failed", "red"))
     if status.skipped:
         parts.append((f"{status.skipped:,} skipped", "yellow"))
     if status.running:

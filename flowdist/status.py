@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowdist.backends.base import Backend, Handle, JobState
-from flowdist.parts import MISSING
-from flowdist.results import count_states, row_states
+from flowdist.results import Counts, count_states, row_states
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,6 +29,7 @@ class Status:
             are the rest.
         jobs: how many jobs are in which state.
         attempt: 1 for the first launch, more after `resume`.
+        groups_failed: groups of reduces that failed.
         rate: rows per second lately, `seconds_left` what that makes of the rest; None where
             unknown.
     """
@@ -46,10 +46,16 @@ class Status:
     attempt: int
     created: float
     reason: str = ""
+    groups_failed: int = 0
     rate: float | None = None
     seconds_left: float | None = None
     memory: int = 0
     working_on: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything has ended, and nothing has failed."""
+        return self.state == "done" and not self.failed and not self.groups_failed
 
     @property
     def ended(self) -> bool:
@@ -111,10 +117,20 @@ def read_status(
     }
     if not live:
         counts = count_states(row_states(handle.files, rows))
-        ok, failed, skipped = counts.ok, counts.failed, counts.skipped
-        state, reason = _ended(manifest, handle, counts.missing, beats, states)
+        groups = {
+            phase["table"]: count_states(row_states(handle.files, phase["groups"], phase["table"]))
+            for phase in manifest["phases"][1:]
+        }
+        state, reason = _ended(handle, counts, groups, beats)
         return Status(
-            state=state, reason=reason, ok=ok, failed=failed, skipped=skipped, running=0, **common
+            state=state,
+            reason=reason,
+            ok=counts.ok,
+            failed=counts.failed,
+            skipped=counts.skipped,
+            running=0,
+            groups_failed=sum(of_reduce.failed for of_reduce in groups.values()),
+            **common,
         ), states
     before = intent.get("before") or {}
     of_rows = [b for b in beats.values() if b.get("table", "rows") == "rows"]
@@ -135,24 +151,21 @@ def read_status(
         ok=done["ok"],
         failed=done["failed"],
         skipped=done["skipped"],
+        groups_failed=sum(int(b["failed"]) for b in beats.values())
+        - sum(int(b["failed"]) for b in of_rows),
         **common,
     ), states
 
 
 def _ended(
-    manifest: Mapping[str, Any],
     handle: Handle,
-    missing: int,
+    rows: Counts,
+    groups: Mapping[str, Counts],
     beats: Mapping[int, Mapping[str, Any]],
-    states: Mapping[int, JobState],
 ) -> tuple[State, str]:
     """What became of a launch whose processes have all ended."""
-    files = handle.files
-    unfinished = [
-        phase["table"]
-        for phase in manifest["phases"][1:]
-        if (row_states(files, phase["groups"], phase["table"]) == MISSING).any()
-    ]
+    files, missing = handle.files, rows.missing
+    unfinished = [name for name, of_reduce in groups.items() if of_reduce.missing]
     if not missing and not unfinished:
         return "done", ""
     left = (

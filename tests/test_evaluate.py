@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from flowdist import flow, param_grid
-from flowdist.artifacts import Artifact, artifact, artifact_struct, dumps
+from flowdist.artifacts import Artifact, Payload, artifact, artifact_struct, dumps, loads
 from flowdist.clock import ManualClock
 from flowdist.errors import StageTimeout
 from flowdist.flow import Flow
@@ -42,9 +42,10 @@ class Store:
 
     def of_row(self, row: int) -> SaveFn:
         def save(stage: str, field: str, index: int, obj: Any, codec: str | None) -> dict[str, Any]:
-            struct = artifact_struct(*dumps(obj, codec))
-            self.saved.append((row, stage, field, obj))
-            return struct
+            known = isinstance(obj, Payload)
+            payload = obj if known else Payload(*dumps(obj, codec))
+            self.saved.append((row, stage, field, loads(payload.codec, payload.data)))
+            return artifact_struct(payload.codec, payload.data)
 
         return save
 
@@ -1168,3 +1169,13 @@ def test_the_same_rows_give_the_same_results_however_they_are_flushed(
         pieces = results()
 
     assert pieces == whole
+
+
+def test_a_stage_that_needs_a_skipped_one_is_skipped_though_it_reads_nothing_from_it() -> None:
+    f = (
+        xs(2)
+        .stage("check", lambda x: x, skip_when=lambda x: x == 1)
+        .stage("act", lambda x: -x, needs="check")
+    )
+
+    assert run(f).column("act.value") == [0, None]

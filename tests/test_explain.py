@@ -127,7 +127,7 @@ def test_an_error_that_a_resume_has_mended_is_history(
     mended.touch()
     run.resume(failed=True).wait()
 
-    (group,) = error_groups(run.files, run.rows)
+    (group,) = error_groups(run)
     assert (group.type, group.count, group.row) == ("ValueError", 2, 13)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import json
 import pickle
 import subprocess
@@ -302,3 +303,19 @@ def test_the_description_is_json() -> None:
     assert (said["bytes"], len(said["sha256"]), set(said["versions"])) == (
         (3, 64, {"python", "flowdist", "cloudpickle"})
     )
+
+
+def test_an_installed_file_that_is_loaded_under_another_name_is_pickled_by_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "site-packages" / "package" / "example.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("def work(x): return x + 1\n")
+    spec = importlib.util.spec_from_file_location("an_example", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "an_example", module)
+    spec.loader.exec_module(module)
+
+    assert is_project_module(module)

@@ -405,7 +405,28 @@ def test_a_reduce_drops_keeps_or_refuses_failed_rows() -> None:
 
     assert run.table("drop")["n"].tolist() == [2]
     assert run.table("keep")["n"].tolist() == [3]
-    assert run.table("raise").empty or run.table("raise").isna().all().all()
+    assert run.table("raise", errors="keep")["_status"].tolist() == ["failed"]
+    with pytest.raises(RowsFailed, match=r"1 of 1 groups of reduce 'raise' failed.*1 of the group"):
+        run.table("raise")
+
+
+def test_a_failed_reduce_is_no_clean_end() -> None:
+    f = flow(param_grid(g=["a", "b"])).stage("f", lambda g: g)
+    run = finished(f.reduce("r", lambda g, f: 1 / (g == "a"), by="g").distribute(local()))
+
+    assert (run.status().state, run.status().groups_failed, run.status().clean) == (
+        "done",
+        1,
+        False,
+    )
+    (error,) = run.errors().to_dict("records")
+    assert (error["row"], error["g"], error["stage"], error["type"]) == (
+        1,
+        "b",
+        "r",
+        "ZeroDivisionError",
+    )
+    assert run.table("r", errors="drop")["g"].tolist() == ["a"]
 
 
 def test_retries_are_recorded_with_their_causes(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def errors(run_id: str, most: int, row: int | None, root: str | None, as_json: b
     if out.json:
         out.data(found.to_dict("records"))
         return
-    groups = error_groups(run.files, run.rows)
+    groups = error_groups(run)
     if len(groups) > 1 or len(found) > most:
         out.show(show.error_groups_table(groups))
         out.show(Text())

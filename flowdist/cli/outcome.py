@@ -24,9 +24,9 @@ def finish(out: Output, run: Run) -> int:
     status = run.status()
     out.message()
     out.table(status_table(status), {**status.to_dict(), "directory": str(run.directory)})
-    if status.failed:
+    if status.failed or status.groups_failed:
         out.show(Text())
-        out.show(error_groups_table(error_groups(run.files, run.rows)[:MOST_ERRORS]))
+        out.show(error_groups_table(error_groups(run)[:MOST_ERRORS]))
     out.message(f"\nThe run is in {run.directory}")
     commands = _next(run, status)
     width = max(len(line) for line, _ in commands)
@@ -39,18 +39,19 @@ def code(status: Status) -> int:
     """The exit code that says how a run ended."""
     if status.state in ("failed", "lost"):
         return BACKEND_FAILED
-    return DONE if status.state == "done" and not status.failed else ROWS_FAILED
+    return DONE if status.clean else ROWS_FAILED
 
 
 def _next(run: Run, status: Status) -> list[tuple[str, str]]:
     """Commands that make sense now."""
     found = []
-    if status.failed:
+    failed = status.failed or status.groups_failed
+    if failed:
         found.append((command(run, "errors"), "every failed row, and why"))
     if status.state == "done":
         keep = ["--errors"] if status.failed else []
         found.append((command(run, "collect", "-o", "table.parquet", *keep), "the table"))
-        if status.failed:
+        if failed:
             again = command(run, "resume", "--failed", "--watch")
             found.append((again, "run the failed rows again"))
     else:

@@ -36,6 +36,7 @@ from flowdist.workers.outputs import (
     check_output,
     to_batches,
 )
+from flowdist.workers.snapshot import IMMUTABLE, snapshot
 
 # Results leave the process after this many seconds or rows: what a killed process loses at most.
 FLUSH_SECONDS = 0.1
@@ -119,6 +120,8 @@ class BoundStage:
         self.name = stage.name
         self.retry = stage.retry
         self.attempt = 1
+        declared = stage.returns.fields if stage.returns is not None else ()
+        self._artifacts = {f.name: f.codec for f in declared if f.kind == "artifact"}
         self._columns = tuple(columns)
         self._const = const
         self._key = stage_key(seed, stage.name) if seed is not None else (0, 0)
@@ -126,16 +129,26 @@ class BoundStage:
         filled = () if stage.is_reduce else (*stage.bindings, *stage.skip_bindings)
         self.reads = frozenset(s for b in filled for s in b.stages)
         # What an optional parameter is taken from may be absent, so it may be skipped as well.
-        self.uses = frozenset(s for b in filled if not b.optional for s in b.stages)
+        needed = (s for b in filled if not b.optional for s in b.stages)
+        self.uses = frozenset((*stage.needs, *needed))
+        # Calls the function on a row's values; None where it needs more than columns.
+        self.direct: Callable[..., Any] | None = None
         self.call = self._caller(stage.fn, stage.bindings)
         self.skip = self._caller(stage.skip_when, stage.skip_bindings) if stage.skip_when else None
+
+    def kept(self, out: Any) -> dict[str, Any]:
+        """The output as it is now, whatever becomes of the objects in it."""
+        return snapshot(self.name, out, self._artifacts)
 
     def _caller(
         self, fn: Callable[..., Any], bindings: tuple[Binding, ...]
     ) -> Callable[[Environment], Any]:
         positional = [b for b in bindings if b.how == "positional"]
         if len(positional) == len(bindings) and all(b.kind == "column" for b in bindings):
-            return self._column_caller(fn, [self._columns.index(b.key) for b in bindings])
+            direct = self._on_columns(fn, [self._columns.index(b.key) for b in bindings])
+            if fn is self.stage.fn:
+                self.direct = direct
+            return lambda env: direct(*env.values)
         first = [self._getter(b) for b in positional]
         named = [(b.parameter, self._getter(b)) for b in bindings if b.how == "keyword"]
         spread = next((b for b in bindings if b.how == "spread"), None)
@@ -153,18 +166,16 @@ class BoundStage:
 
         return call
 
-    def _column_caller(
-        self, fn: Callable[..., Any], indices: list[int]
-    ) -> Callable[[Environment], Any]:
+    def _on_columns(self, fn: Callable[..., Any], indices: list[int]) -> Callable[..., Any]:
         if indices == list(range(len(self._columns))):
-            return lambda env: fn(*env.values)
+            return fn
         if len(indices) == 1:
             only = indices[0]
-            return lambda env: fn(env.values[only])
+            return lambda *values: fn(values[only])
         if not indices:
-            return lambda env: fn()
+            return lambda *values: fn()
         pick = itemgetter(*indices)
-        return lambda env: fn(*pick(env.values))
+        return lambda *values: fn(*pick(values))
 
     def _getter(self, binding: Binding) -> Callable[[Environment], Any]:
         key, name = binding.key, self.name
@@ -242,6 +253,17 @@ class Evaluator:
         self._sleep = sleep
         self._env = Environment(lambda row: Context(row, deadline=deadline))
         self._timed = len(stages) > 1 or any(s.timeout is not None for s in stages)
+        # Of the row that is running.
+        self._buffer = Buffer(len(self._stages))
+        self._lane: Lane = NoLane()
+        self._prior: Sequence[Cause] = ()
+        self._skipped: set[str] = set()
+        self._number = 0
+        self._started = 0.0
+        # The function of a single stage that is filled from columns and is neither timed nor
+        # skipped: most flows are that, and their rows may take less than a microsecond.
+        only = self._stages[0] if len(stages) == 1 and not self._timed else None
+        self._direct = only.direct if only is not None and only.skip is None else None
 
     def run(
         self,
@@ -260,36 +282,32 @@ class Evaluator:
             first: the position of the first row, told to `lane`.
             prior: what happened to the first row in a process that did not live to record it.
         """
-        watcher = lane or NoLane()
-        buffer = Buffer(len(self._stages))
-        env, enter, now = self._env, watcher.enter, time.monotonic
-        started = last_flush = now()
-        add_row, add_seconds = buffer.rows.append, buffer.seconds.append
+        self._lane = lane or NoLane()
+        buffer = self._buffer = Buffer(len(self._stages))
+        env, enter, now = self._env, self._lane.enter, time.monotonic
+        self._started = last_flush = now()
+        self._prior = prior
         for position, (row, env.values) in enumerate(zip(rows, values, strict=True), first):
             env.row, env.unit = row, position
+            started = self._started
             if not enter(position, 0, started):
                 break
-            self._row(position, watcher, buffer, prior, started)
-            prior = ()
-            ended = now()
-            add_row(row)
-            add_seconds(ended - started)
-            started = ended
+            self._row()
+            self._prior = ()
+            self._started = ended = now()
+            buffer.rows.append(row)
+            buffer.seconds.append(ended - started)
             if ended - last_flush > FLUSH_SECONDS or len(buffer.rows) >= FLUSH_ROWS:
                 yield self._flush(buffer)
-                buffer = Buffer(len(self._stages))
-                add_row, add_seconds = buffer.rows.append, buffer.seconds.append
-                started = last_flush = now()
+                buffer = self._buffer = Buffer(len(self._stages))
+                self._started = last_flush = now()
         if buffer.rows:
             yield self._flush(buffer)
 
-    def _row(
-        self, position: int, lane: Lane, buffer: Buffer, prior: Sequence[Cause], started: float
-    ) -> None:
-        """Run one row through all stages; its outputs, or why there are none, go to the buffer."""
-        env, index = self._env, len(buffer.rows)
-        skipped: set[str] = set()
-        failed = False
+    def _row(self) -> None:
+        """Run the row through all stages; its outputs, or why there are none, go to the buffer."""
+        env, buffer = self._env, self._buffer
+        index, failed = len(buffer.rows), False
         try:
             for number, stage in enumerate(self._stages):
                 outputs = buffer.outputs[number]
@@ -297,86 +315,74 @@ class Evaluator:
                     outputs.append(NOT_RUN)
                     continue
                 if self._timed:
-                    started = time.monotonic()
-                    lane.enter(position, number, started)
-                try:
-                    if prior or stage.skip is not None or skipped:
-                        out = self._carefully(
-                            stage, position, number, lane, buffer, prior, skipped, started
-                        )
-                    else:
-                        out = stage.call(env)
-                except BaseException as error:
-                    out = self._again(
-                        stage, error, position, number, lane, buffer, prior, skipped, started
-                    )
-                outputs.append(out)
+                    self._enter(number)
+                out = self._run_stage(stage)
                 if out is NOT_RUN:
-                    failed = stage.name not in skipped
-                elif stage.name in self._read_later:
+                    outputs.append(out)
+                    failed = stage.name not in self._skipped
+                    continue
+                # What the buffer holds must not change when a later stage or row changes it.
+                outputs.append(out if type(out) in IMMUTABLE else stage.kept(out))
+                if stage.name in self._read_later:
                     env.wholes[stage.name] = out
                     env.outputs[stage.name] = split_output(out, stage.name)
-            if skipped and not failed:
+            if self._skipped and not failed:
                 buffer.status[index] = SKIPPED
         except BaseException as error:
-            # A fault of ours, or an output that cannot be split: the row fails, the columns stay
-            # aligned.
+            # An output that cannot be split or kept: the row fails, the columns stay aligned.
             buffer.fail(index, stage.name, error)
             for outputs in buffer.outputs[number:]:
                 del outputs[index:]
                 outputs.append(NOT_RUN)
         finally:
-            if env.context is not None:
-                env.context.close()
-                env.context = None
-            if env.outputs:
-                env.outputs, env.wholes = {}, {}
+            self._clear()
 
-    def _carefully(
-        self,
-        stage: BoundStage,
-        position: int,
-        number: int,
-        lane: Lane,
-        buffer: Buffer,
-        prior: Sequence[Cause],
-        skipped: set[str],
-        started: float,
-    ) -> Any:
-        """The path of rows that were tried before, or that may be skipped."""
-        if stage.uses & skipped:
-            skipped.add(stage.name)
-            return NOT_RUN
-        before = [c for c in prior if c.stage == stage.name]
-        if before:
-            return self._again(stage, None, position, number, lane, buffer, prior, skipped, started)
-        return self._attempt(stage, skipped)
+    def _enter(self, number: int) -> None:
+        self._number = number
+        self._started = time.monotonic()
+        self._lane.enter(self._env.unit, number, self._started)
 
-    def _attempt(self, stage: BoundStage, skipped: set[str]) -> Any:
+    def _clear(self) -> None:
+        """Forget what belongs to the row that has ended."""
+        env = self._env
+        if env.context is not None:
+            env.context.close()
+            env.context = None
+        if env.outputs:
+            env.outputs, env.wholes = {}, {}
+        if self._skipped:
+            self._skipped = set()
+
+    def _run_stage(self, stage: BoundStage) -> Any:
+        """What the stage returns; `NOT_RUN` where it was skipped or has failed for good."""
+        try:
+            if not self._prior and stage.skip is None and not self._skipped:
+                return stage.call(self._env)
+            if stage.uses & self._skipped:
+                self._skipped.add(stage.name)
+                return NOT_RUN
+            if not any(cause.stage == stage.name for cause in self._prior):
+                return self._attempt(stage)
+            error = None
+        except BaseException as caught:
+            error = caught
+        # Outside of the handler, or exceptions of further attempts would have this one as context.
+        return self._again(stage, error)
+
+    def _attempt(self, stage: BoundStage) -> Any:
         if stage.skip is not None and stage.skip(self._env):
-            skipped.add(stage.name)
+            self._skipped.add(stage.name)
             return NOT_RUN
         return stage.call(self._env)
 
-    def _again(
-        self,
-        stage: BoundStage,
-        error: BaseException | None,
-        position: int,
-        number: int,
-        lane: Lane,
-        buffer: Buffer,
-        prior: Sequence[Cause],
-        skipped: set[str],
-        started: float,
-    ) -> Any:
-        """After a failure: ask the policy, wait, try again; `NOT_RUN` when the row has failed for
-        good.
+    def _again(self, stage: BoundStage, error: BaseException | None) -> Any:
+        """After a failure: ask the policy, wait, try again.
 
-        `error` is None where the failure was that of a process (`prior` says how).
+        `error` is None where it was the process that failed, and the causes handed over say how.
         """
-        env, index = self._env, len(buffer.rows)
-        causes = [c for c in prior if c.stage == stage.name]
+        env, buffer = self._env, self._buffer
+        index, started = len(buffer.rows), self._started
+        causes = [c for c in self._prior if c.stage == stage.name]
         while True:
             if error is not None:
                 took = time.monotonic() - started
@@ -387,25 +393,18 @@ class Evaluator:
             if decision is None:
                 buffer.fail(index, stage.name, error, causes)
                 return NOT_RUN
-            logging.getLogger("flowdist").info(
-                "row %d, stage '%s': attempt %d failed (%s: %s); again in %.1f s",
-                env.row,
-                stage.name,
-                len(causes),
-                causes[-1].type,
-                causes[-1].message,
-                decision.delay,
-            )
+            _log_retry(env.row, causes, decision.delay)
             if decision.delay > 0:
-                lane.pause()
+                self._lane.pause()
                 self._sleep(decision.delay)
+            buffer.attempts[index] = buffer.attempts.get(index, 1) + (
+                len(causes) if error is None else 1
+            )
             stage.attempt = len(causes) + 1
-            failed = len(causes) if error is None else 1
-            buffer.attempts[index] = buffer.attempts.get(index, 1) + failed
             started = time.monotonic()
-            lane.enter(position, number, started)
+            self._lane.enter(env.unit, self._number, started)
             try:
-                out = self._attempt(stage, skipped)
+                out = self._attempt(stage)
             except BaseException as again:
                 error = again
             else:
@@ -423,6 +422,24 @@ class Evaluator:
             seconds=sum(buffer.seconds),
             batches=batches,
         )
+
+
+def _adders(buffer: Buffer) -> tuple[Callable[[Any], None], ...]:
+    """What adds a row's number, its seconds, and the output of the first stage."""
+    return buffer.rows.append, buffer.seconds.append, buffer.outputs[0].append
+
+
+def _log_retry(row: int, causes: Sequence[Cause], delay: float) -> None:
+    last = causes[-1]
+    logging.getLogger("flowdist").info(
+        "row %d, stage '%s': attempt %d failed (%s: %s); again in %.1f s",
+        row,
+        last.stage,
+        len(causes),
+        last.type,
+        last.message,
+        delay,
+    )
 
 
 def _failure(cause: Cause, error: BaseException | None, row: int) -> Failure:

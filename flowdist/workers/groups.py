@@ -135,14 +135,18 @@ def stage_columns(table: pa.Table, stage: str) -> pa.Table:
     return table.select([*grid, *own]).rename_columns([*grid, *names])
 
 
-def reduce_table(files: RunFiles, phase: dict[str, Any]) -> pa.Table:
-    """The result of a reduce: by columns, then its fields, one row per group."""
+def reduce_table(files: RunFiles, phase: dict[str, Any], *, record: bool = False) -> pa.Table:
+    """The result of a reduce: by columns, then its fields, one row per group; with `record` also
+    how each group ended.
+    """
     keys = group_keys(read_grid_table(files), tuple(phase["by"]))
     results = read_results(files, keys.num_rows, phase["table"])
     columns = {name: keys.column(name) for name in phase["by"]}
     for name in results.column_names:
         if not name.startswith("_"):
             columns[name.removeprefix(f"{phase['table']}.")] = results.column(name)
+        elif record:
+            columns[name] = results.column(name)
     return pa.table(columns)
 
 

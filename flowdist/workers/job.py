@@ -182,6 +182,7 @@ class Job:
         self._lost: list[Span] = []
         self._started = self._clock.time()
         self._last_beat = -math.inf
+        self._most_memory = 0
         self._reason = ""
 
     def run(self) -> Outcome:
@@ -305,6 +306,8 @@ class Job:
     def _beat(self, state: str) -> None:
         self._last_beat = self._clock.monotonic()
         self._source.renew()
+        if state == "running":
+            self._most_memory = max(self._most_memory, self._pool.memory())
         if self._limits.max_failures is not None:
             self._failed_elsewhere = self._failures_elsewhere()
         if state == "running" and not self._reason:
@@ -327,7 +330,7 @@ class Job:
                 "skipped": self._tally.skipped,
                 "seconds": round(self._tally.seconds, 3),
                 "lost_workers": self._tally.lost_workers,
-                "memory": self._pool.memory() if state == "running" else 0,
+                "memory": self._most_memory,
                 "time_left": self._time_left(),
                 "running": self._running(),
             },

@@ -25,7 +25,9 @@ __all__ = ["NOT_RUN", "SKIPPED", "Buffer", "Cause", "cause_of", "check_output", 
 
 # Stands for the output of a stage that was skipped, failed, or came after one that failed.
 NOT_RUN: Any = object()
+# Enough to see what was wrong, whatever a library puts into its messages.
 TRACEBACK_CHARACTERS = 20_000
+MESSAGE_CHARACTERS = 4_000
 _SCALARS = frozenset({int, float, str, bool, type(None), bytes})
 
 # One or more arrays, each with the indices (in the batch) of the rows that it is about.
@@ -47,7 +49,8 @@ class Cause:
 def cause_of(error: BaseException, stage: str, attempt: int, elapsed: float = 0.0) -> Cause:
     """The record of an attempt that ended with an exception."""
     kind: Literal["error", "timeout"] = "timeout" if isinstance(error, StageTimeout) else "error"
-    return Cause(kind, type(error).__name__, str(error), stage, attempt, elapsed)
+    message = str(error)[:MESSAGE_CHARACTERS]
+    return Cause(kind, type(error).__name__, message, stage, attempt, elapsed)
 
 
 @dataclass

@@ -27,7 +27,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flowdist.artifacts import INLINE_BYTES, artifact_struct, codec_named, dumps
+from flowdist.artifacts import INLINE_BYTES, Payload, artifact_struct, codec_named, dumps
 from flowdist.errors import FlowdistError
 from flowdist.flow import Program
 from flowdist.payload import load_program
@@ -114,8 +114,11 @@ def worker_main(
     lock = threading.Lock()
 
     def send(message: tuple[Any, ...]) -> None:
-        with lock:
-            pipe.send(message)
+        try:
+            with lock:
+                pipe.send(message)
+        except ConnectionError:
+            os._exit(1)  # nobody is there to take results
 
     try:
         with open(lane_file, "r+b") as file:
@@ -140,19 +143,24 @@ def worker_main(
                 threading.Thread(target=runner.serve, args=(inboxes[lane],), daemon=True)
             )
             threads[-1].start()
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            kind, *task = pipe.recv()
-            if kind == "end":
-                break
-            if inboxes:
-                inboxes[task[0]].put(tuple(task[1:]))
-            else:
-                runners[task[0]].run(*task[1:])
+    for kind, *task in _messages(pipe):
+        if kind == "end":
+            break
+        if inboxes:
+            inboxes[task[0]].put(tuple(task[1:]))
+        else:
+            runners[task[0]].run(*task[1:])
     for inbox in inboxes.values():
         inbox.put(None)
     for thread in threads:
         thread.join()
+
+
+def _messages(pipe: Connection) -> Iterator[tuple[Any, ...]]:
+    """What the parent says, until it is gone."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            yield pipe.recv()
 
 
 class Runner:
@@ -172,8 +180,7 @@ class Runner:
 
     def serve(self, inbox: queue.SimpleQueue[tuple[Any, ...] | None]) -> None:
         while (task := inbox.get()) is not None:
-            with contextlib.suppress(OSError):
-                self.run(*task)
+            self.run(*task)
 
     def run(self, first: int, stop: int, prior: tuple[Cause, ...]) -> None:
         left = stop - first
@@ -293,7 +300,7 @@ class Saver:
 
     def of_row(self, row: int) -> SaveFn:
         def save(stage: str, field: str, index: int, obj: Any, codec: str | None) -> dict[str, Any]:
-            if isinstance(obj, FileOutput):
+            if isinstance(obj, (FileOutput, Payload)):
                 used, data = codec or obj.codec, obj.data
             else:
                 used, data = dumps(obj, codec)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from decimal import Decimal
-from typing import (
-    Any,
-    Literal,
-)
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,14 +32,7 @@ from outputs_support import (
 
 from flowdist.artifacts import Artifact, artifact_struct, dumps
 from flowdist.errors import OutputMismatch
-from flowdist.schema import (
-    ARTIFACT_TYPE,
-    MISSING,
-    artifact,
-    encode_declared,
-    optional,
-    table,
-)
+from flowdist.schema import ARTIFACT_TYPE, MISSING, artifact, encode_declared, optional, table
 
 
 def encode(declared: Any, *values: Any) -> list[Any]:

@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 
 from flowdist.artifacts import ARTIFACT_TYPE, ArtifactType, codec_named
-from flowdist.encode import unsupported
 from flowdist.errors import ArtifactError, SchemaError, nearest
-from flowdist.fields import Field
-from flowdist.widen import unify
+from flowdist.schema.encode import unsupported
+from flowdist.schema.fields import Field
+from flowdist.schema.widen import unify
 
 
 @dataclass(frozen=True)
@@ -264,8 +264,9 @@ def members_of(cls: Any, place: object) -> dict[str, Any] | None:
     """
     if not isinstance(cls, type):
         return None
-    if isinstance(getattr(cls, "model_fields", None), Mapping):
-        return {name: info.annotation for name, info in cls.model_fields.items()}
+    of_model = getattr(cls, "model_fields", None)
+    if isinstance(of_model, Mapping):
+        return {name: info.annotation for name, info in of_model.items()}
     if dataclasses.is_dataclass(cls):
         names = [f.name for f in dataclasses.fields(cls)]
     elif issubclass(cls, tuple) and hasattr(cls, "_fields"):

@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 
 from flowdist.artifacts import ARTIFACT_TYPE, SaveFn
-from flowdist.encode import artifacts, column, unsupported
 from flowdist.errors import OutputMismatch
-from flowdist.fields import MISSING, Field, Missing
-from flowdist.outputs import frame_columns, frame_kind, items_of, record_of
-from flowdist.scalars import Refused, is_null, may_be_null
-from flowdist.widen import plain, unify
+from flowdist.frames import frame_kind
+from flowdist.schema.encode import artifacts, column, unsupported
+from flowdist.schema.fields import MISSING, Field, Missing
+from flowdist.schema.scalars import Refused, is_null, may_be_null
+from flowdist.schema.values import frame_columns, items_of, record_of
+from flowdist.schema.widen import plain, unify
 
 
 class Inferred(NamedTuple):

@@ -1,9 +1,8 @@
-"""What a stage returns: `Schema`, and how one output is split into fields.
+"""`Schema`: the output fields that a stage declares.
 
 A schema comes from `returns=` or from a function's return annotation. It knows the Arrow type of
-each output field, goes with the run as JSON, and is what the workers hold outputs to. The names
-around it come from the modules that do the work: `declare` reads declarations, `encode` makes
-columns and checks them, `infer` does without a declaration, `widen` says what two parts agree on.
+each output field, goes with the run as JSON, and is what the workers hold outputs to. Reading one
+declaration is left to `declare`, making columns and checking them to `encode`.
 """
 
 from __future__ import annotations
@@ -19,38 +18,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flowdist.artifacts import ARTIFACT_TYPE, ArtifactType, SaveFn, artifact
-from flowdist.declare import TableType, field_of, members_of, optional, table
-from flowdist.encode import encode_declared
-from flowdist.errors import OutputMismatch, SchemaError
-from flowdist.fields import KIND_KEY, MISSING, Field, describe, kind_of
-from flowdist.infer import Inferred, infer_column
-from flowdist.outputs import frame_kind, record_of
-from flowdist.widen import unify_fields
-
-__all__ = [
-    "ARTIFACT_TYPE",
-    "MISSING",
-    "ArtifactType",
-    "Field",
-    "Inferred",
-    "SaveFn",
-    "Schema",
-    "artifact",
-    "encode_declared",
-    "infer_column",
-    "kind_of",
-    "optional",
-    "split_output",
-    "table",
-    "unify_fields",
-]
+from flowdist.artifacts import ArtifactType
+from flowdist.errors import SchemaError
+from flowdist.schema.declare import TableType, field_of, members_of
+from flowdist.schema.fields import KIND_KEY, Field
 
 
 @dataclass(frozen=True)
 class Schema:
     """The declared output fields of a stage, in the order they were declared.
 
+    >>> from flowdist import artifact
     >>> schema = Schema.of({"slope": float, "model": artifact}, "stage 'fit'")
     >>> schema.names
     ('slope', 'model')
@@ -206,27 +184,3 @@ def _is_one_value(part: Any) -> bool:
         return False
     is_array = (typing.get_origin(part) or part) is np.ndarray
     return is_array or isinstance(part, ArtifactType) or field_of("", part, "").kind != "artifact"
-
-
-_NOT_SPLIT = frozenset({float, int, str, bool, types.NoneType, bytes, list, np.ndarray, np.float64})
-
-
-def split_output(out: Any, stage: str = "") -> dict[str, Any]:
-    """What a stage returned, by field: the entries of a dict, dataclass, NamedTuple or pydantic
-    model, "table" for a frame, "value" for anything else.
-
-    Raises `OutputMismatch` for a dict with a key that is no name.
-
-    >>> split_output({"n": 3}), split_output(3)
-    ({'n': 3}, {'value': 3})
-    """
-    if type(out) in _NOT_SPLIT:
-        return {"value": out}
-    record = out if type(out) is dict else record_of(out)
-    if record is None:
-        return {"table" if frame_kind(out) is not None else "value": out}
-    for name in record:
-        if not (isinstance(name, str) and name.isidentifier()):
-            expected = "names of fields (letters, digits, underscores) as the keys"
-            raise OutputMismatch(stage, str(name), expected, describe(name))
-    return record if type(record) is dict else dict(record)

@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from flowdist.artifacts import ARTIFACT_TYPE, Artifact, SaveFn
 from flowdist.errors import ArtifactError, OutputMismatch
-from flowdist.fields import MISSING, Field, Missing, choices_of, describe, spell
-from flowdist.outputs import frame_columns, frame_kind, items_of, record_of
-from flowdist.scalars import (
+from flowdist.frames import frame_kind
+from flowdist.schema.fields import MISSING, Field, Missing, choices_of, describe, spell
+from flowdist.schema.scalars import (
     BAD_VALUE,
     SCALARS,
     Refused,
@@ -30,7 +30,8 @@ from flowdist.scalars import (
     is_null,
     may_be_null,
 )
-from flowdist.widen import is_list
+from flowdist.schema.values import frame_columns, items_of, record_of
+from flowdist.schema.widen import is_list
 
 _NONE = frozenset({NoneType})
 _SEQUENCES = frozenset({list, tuple})

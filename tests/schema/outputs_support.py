@@ -7,15 +7,7 @@ import datetime as dt
 import enum
 import math
 from decimal import Decimal
-from typing import (
-    Any,
-    Literal,
-    NamedTuple,
-    NewType,
-    NotRequired,
-    Required,
-    TypedDict,
-)
+from typing import Any, Literal, NamedTuple, NewType, NotRequired, Required, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +17,7 @@ import pydantic
 from hypothesis import strategies as st
 
 from flowdist.artifacts import artifact_struct, dumps
-from flowdist.schema import (
-    MISSING,
-    Field,
-    Schema,
-    artifact,
-    optional,
-    table,
-)
+from flowdist.schema import MISSING, Field, Schema, artifact, optional, table
 
 UTC_US = pa.timestamp("us", "UTC")
 

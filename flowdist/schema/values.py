@@ -1,20 +1,46 @@
 """What stages return, looked into without importing the libraries it may come from.
 
-Records (dict, dataclass, NamedTuple, pydantic model), frames (pandas, polars, Arrow) and sequences
-are recognised by what they are and taken apart; what column they make is for others to say.
+One output is split into fields. Records (dict, dataclass, NamedTuple, pydantic model), frames
+(pandas, polars, Arrow) and sequences are recognised by what they are and taken apart; what column
+they make is for others to say.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
+import types
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-FrameKind: TypeAlias = Literal["pandas", "arrow", "polars"]
+from flowdist.errors import OutputMismatch
+from flowdist.frames import frame_kind
+from flowdist.schema.fields import describe
+
+_NOT_SPLIT = frozenset({float, int, str, bool, types.NoneType, bytes, list, np.ndarray, np.float64})
+
+
+def split_output(out: Any, stage: str = "") -> dict[str, Any]:
+    """What a stage returned, by field: the entries of a dict, dataclass, NamedTuple or pydantic
+    model, "table" for a frame, "value" for anything else.
+
+    Raises `OutputMismatch` for a dict with a key that is no name.
+
+    >>> split_output({"n": 3}), split_output(3)
+    ({'n': 3}, {'value': 3})
+    """
+    if type(out) in _NOT_SPLIT:
+        return {"value": out}
+    record = out if type(out) is dict else record_of(out)
+    if record is None:
+        return {"table" if frame_kind(out) is not None else "value": out}
+    for name in record:
+        if not (isinstance(name, str) and name.isidentifier()):
+            expected = "names of fields (letters, digits, underscores) as the keys"
+            raise OutputMismatch(stage, str(name), expected, describe(name))
+    return record if type(record) is dict else dict(record)
 
 
 def record_of(obj: object) -> Mapping[Any, Any] | None:
@@ -35,23 +61,6 @@ def record_of(obj: object) -> Mapping[Any, Any] | None:
     if isinstance(names, Mapping):
         extra = getattr(obj, "model_extra", None) or {}
         return {name: getattr(obj, name) for name in names} | extra
-    return None
-
-
-def frame_kind(obj: object) -> FrameKind | None:
-    """Which library's table an object is, without importing any: an instance proves it is imported.
-
-    >>> frame_kind(pa.table({"x": [1]})), frame_kind([1])
-    ('arrow', None)
-    """
-    if isinstance(obj, (pa.Table, pa.RecordBatch)):
-        return "arrow"
-    for kind in ("pandas", "polars"):
-        library = sys.modules.get(kind)
-        # A library that is still being imported has no DataFrame yet.
-        frame = getattr(library, "DataFrame", None)
-        if frame is not None and isinstance(obj, frame):
-            return "pandas" if kind == "pandas" else "polars"
     return None
 
 

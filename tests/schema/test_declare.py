@@ -1,54 +1,20 @@
-"""What a stage declares: by `returns=`, by its annotation, and one output split into fields."""
+"""What users write as a type declares a field, or is refused with the way out."""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
-import functools
-import json
-import pickle
 from decimal import Decimal
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    Optional,
-    Union,
-)
+from typing import Annotated, Any, Literal, Optional, Union
 
-import cloudpickle
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pytest
-from outputs_support import (
-    RICH,
-    Color,
-    Entry,
-    Fit,
-    Line,
-    Model,
-    Pair,
-    Partial,
-    Regressor,
-    Tree,
-    UserId,
-    field,
-)
+from outputs_support import Color, Entry, Line, Model, Pair, Partial, Regressor, Tree, UserId, field
 
-from flowdist.errors import OutputMismatch, SchemaError
-from flowdist.schema import (
-    ARTIFACT_TYPE,
-    MISSING,
-    Field,
-    Schema,
-    artifact,
-    optional,
-    split_output,
-    table,
-)
+from flowdist.errors import SchemaError
+from flowdist.schema import ARTIFACT_TYPE, Field, Schema, artifact, optional, split_output, table
 
 
 @pytest.mark.parametrize(
@@ -175,141 +141,3 @@ def test_nonsense_is_refused_with_the_field_and_the_way_out(declared: Any, messa
 
     assert str(caught.value).startswith("stage 'fit'")
     assert message in str(caught.value)
-
-
-def test_the_columns_say_what_they_are() -> None:
-    schema = Schema.of({"n": int, "m": artifact, "t": optional(table(x=float))}, "stage 'fit'")
-
-    n, m, t = schema.arrow("fit.")
-
-    assert [n.name, m.name, t.name] == ["fit.n", "fit.m", "fit.t"]
-    assert [n.nullable, m.nullable, t.nullable] == [False, False, True]
-    assert [f.metadata for f in (n, m, t)] == [
-        None,
-        {b"flowdist.kind": b"artifact"},
-        {b"flowdist.kind": b"table"},
-    ]
-
-
-def test_a_schema_travels_as_json() -> None:
-    schema = Schema.of(RICH, "stage 'fit'")
-
-    back = Schema.from_json(json.loads(json.dumps(schema.to_json())))
-
-    assert back == schema
-    assert str(back) == str(schema)  # the choices of nested fields too, which types do not compare
-
-
-def test_a_schema_travels_in_a_pickle() -> None:
-    schema = Schema.of(RICH, "stage 'fit'")
-
-    assert str(pickle.loads(pickle.dumps(schema))) == str(schema)
-    assert pickle.loads(pickle.dumps(MISSING)) is MISSING
-
-
-def test_a_class_that_was_pickled_by_value_declares_as_before() -> None:
-    @dataclasses.dataclass
-    class Local:
-        slope: "float"  # noqa: UP037
-        model: Any = dataclasses.field(default=None)
-
-    Local.__annotations__["model"] = np.ndarray
-    back = cloudpickle.loads(cloudpickle.dumps(Local))
-
-    assert str(Schema.of(back, "stage 'fit'")) == "slope: float, model: artifact"
-
-
-# -- annotations ---
-
-
-def annotated(returns: Any) -> Any:
-    def fit(signal: NowhereToBeFound): ...  # type: ignore[name-defined, no-untyped-def] # noqa: F821
-
-    fit.__annotations__["return"] = returns
-    return fit
-
-
-@pytest.mark.parametrize(
-    ("returns", "declares"),
-    [
-        (float, "value: float"),
-        ("float | None", "value: float or None"),
-        (list[int], "value: list[int]"),
-        (np.ndarray, "value: artifact"),
-        ("np.ndarray | None", "value: artifact or None"),
-        ("Line", "slope: float, n: int"),
-        (Pair, "slope: float, n: int"),
-        (Model, "slope: float, n: int"),
-        (Entry, "slope: float, n: int"),
-        (
-            Fit,
-            "line: {slope: float, n: int}, weights: artifact, frame: artifact, note: str or None",
-        ),
-    ],
-)
-def test_an_annotation_declares(returns: Any, declares: str) -> None:
-    assert str(Schema.of_annotation(annotated(returns))) == declares
-
-
-@pytest.mark.parametrize(
-    "returns",
-    [
-        None, Any, object, dict, dict[str, float], list, tuple[int, str], pd.DataFrame, pa.Table,
-        pl.DataFrame, "pd.DataFrame | None", "Line | None", Regressor, "NowhereToBeFound", Tree,
-        Partial,
-    ],
-)  # fmt: skip
-def test_an_annotation_that_says_too_little_counts_for_nothing(returns: Any) -> None:
-    assert Schema.of_annotation(annotated(returns)) is None
-
-
-class Stage:
-    def __call__(self, x: int) -> float:
-        return float(x)
-
-    def method(self, x: int) -> int:
-        return x
-
-
-@pytest.mark.parametrize(
-    ("fn", "declares"),
-    [
-        (functools.partial(annotated(float), 1), "value: float"),
-        (Stage(), "value: float"),
-        (Stage().method, "value: int"),
-        (Line, "slope: float, n: int"),
-        (len, "None"),
-        (np.sin, "None"),
-        (lambda x: x, "None"),
-    ],
-)
-def test_any_callable_may_be_annotated(fn: Any, declares: str) -> None:
-    assert str(Schema.of_annotation(fn)) == declares
-
-
-# -- one output to fields ---
-
-
-@pytest.mark.parametrize(
-    "out", [{"slope": 1.5, "n": 2}, Line(1.5, 2), Pair(1.5, 2), Model(slope=1.5, n=2)]
-)
-def test_a_record_gives_its_fields(out: Any) -> None:
-    assert split_output(out) == {"slope": 1.5, "n": 2}
-
-
-@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
-def test_a_frame_is_the_field_table(make: Any) -> None:
-    frame = make({"x": [1]})
-
-    assert split_output(frame) == {"table": frame} or split_output(frame)["table"] is frame
-
-
-@pytest.mark.parametrize("out", [None, 3, "a", [1], (1, 2), np.float64(1), Regressor(), Line])
-def test_anything_else_is_the_field_value(out: Any) -> None:
-    assert split_output(out) == {"value": out}
-
-
-@pytest.mark.parametrize("key", [1, "a b", "", ("a",)])
-def test_a_key_that_is_no_name_is_refused(key: Any) -> None:
-    with pytest.raises(OutputMismatch, match=r"stage 'fit'.*expected names of fields"):
-        split_output({key: 1}, "fit")

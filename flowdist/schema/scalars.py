@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flowdist.fields import MISSING, Missing, describe, spell
+from flowdist.schema.fields import MISSING, Missing, describe, spell
 
 BAD_VALUE = (ValueError, TypeError, OverflowError, NotImplementedError)
 """What pyarrow, numpy and Python raise for a value that does not fit."""
@@ -158,7 +158,8 @@ def is_null(value: Any) -> bool:
         return True
     if isinstance(value, (np.datetime64, np.timedelta64)):
         return bool(np.isnat(value))
-    return may_be_null(type(value))
+    cls: type = type(value)
+    return may_be_null(cls)
 
 
 def _bool(value: Any, arrow: pa.DataType) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from flowdist.artifacts import ARTIFACT_TYPE
-from flowdist.fields import CHOICES_KEY, KIND_KEY, kind_of
+from flowdist.schema.fields import CHOICES_KEY, KIND_KEY, kind_of
 
 _UNITS = ("s", "ms", "us", "ns")
 
@@ -101,7 +101,8 @@ def _binaries(a: pa.DataType, b: pa.DataType, exact: bool) -> pa.DataType:
 
 
 def _finer(a: pa.DataType, b: pa.DataType) -> str:
-    return max(a.unit, b.unit, key=_UNITS.index)
+    unit: str = max(a.unit, b.unit, key=_UNITS.index)
+    return unit
 
 
 def _timestamps(a: pa.DataType, b: pa.DataType, exact: bool) -> pa.DataType | None:

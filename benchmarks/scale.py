@@ -1,0 +1,331 @@
+"""What large runs cost the process that submits, watches and collects, against the budgets.
+
+Everything here is about the driver, so no row is run: parts and heartbeats are made by hand, as
+jobs would have left them. Medians of several rounds; ends with code 1 where a budget is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+from _measure import MIB, Verdict, count_files, open_console, verdict_table
+from _tasks import noop
+
+import flowdist
+from flowdist import Flow, Run
+from flowdist.layout import make_layout
+from flowdist.parts import OK, PartWriter
+from flowdist.results import collect_rows, read_results
+from flowdist.settings import host
+from flowdist.store import JobAttempt, RunFiles
+from flowdist.submission import plan_flow, prepare, write_run
+
+ROWS, JOBS, MANY_JOBS, FEW_JOBS = 1_000_000, 1_000, 10_000, 40
+PLAN_SECONDS, COLLECT_SECONDS, STATUS_SECONDS = 1.0, 1.0, 0.5
+MOST_TIMES_BARE, MOST_TIMES_RESULT = 2.0, 2.0
+FIELDS = {"value": float, "error": float, "steps": int, "ok": bool}
+
+
+def most_files(jobs: int) -> int:
+    """The budget on the files of a run."""
+    return 10 + 2 * jobs
+
+
+def median_seconds(run: Callable[[], Any], rounds: int) -> float:
+    """The median over `rounds` calls; one call before them warms the caches."""
+    taken = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])
+
+
+# Runs by hand -----------------------------------------------------------------------------------
+
+
+def million(root: Path, *, by: bool) -> Flow:
+    """A million rows in a thousand jobs: as they come, or a job for each value of a column whose
+    values lie mixed.
+    """
+    rows = np.arange(ROWS)
+    grid = pa.table({"x": rows, "y": rows / 2, "site": rows % JOBS})
+    plan = flowdist.local(root=str(root), **({"by": "site"} if by else {"target_jobs": JOBS}))
+    return flowdist.flow(grid).stage("f", noop, returns=FIELDS).distribute(plan)
+
+
+def results_of(rows: np.ndarray[Any, Any]) -> pa.RecordBatch:
+    """What a worker sends back for rows that went well."""
+    n = len(rows)
+    return pa.RecordBatch.from_pydict(
+        {
+            "_row": rows,
+            "_status": np.full(n, OK, np.int8),
+            "_attempts": np.ones(n, np.int16),
+            "_seconds": np.full(n, 1e-6),
+            "_error": pa.nulls(n),
+            "f.value": rows / 2,
+            "f.error": rows / 3,
+            "f.steps": rows,
+            "f.ok": pa.array(rows % 2 == 0),
+        }
+    )
+
+
+def beat(state: str, rows: int, ok: int) -> dict[str, Any]:
+    """A heartbeat as a job writes it."""
+    now = time.time()
+    running = [{"position": 0, "stage": "f", "seconds": 1.0}] if state == "running" else []
+    return {
+        **{"time": now, "started": now - 60, "state": state, "reason": "", "table": "rows"},
+        **{"host": host(), "pid": os.getpid(), "rows": rows, "ok": ok, "failed": 0, "skipped": 0},
+        **{"seconds": 60.0, "lost_workers": 0, "memory": MIB, "time_left": None},
+        "running": running,
+    }
+
+
+def launched(files: RunFiles, jobs: int) -> None:
+    """Let the run look as if this very process had launched it."""
+    me = psutil.Process()
+    said = {"time": time.time(), "host": host()}
+    intent = {**said, "jobs": list(range(jobs)), "before": {}, "failed": False}
+    files.put_json(files.intent(1), intent)
+    files.put_json(files.launch(1), {**said, "pid": me.pid, "created": me.create_time()})
+
+
+def finished_run(root: Path, *, by: bool) -> RunFiles:
+    """A run of `JOBS` jobs that have all ended, with a part and a heartbeat each."""
+    flow = million(root, by=by)
+    files = write_run(flow, "ended")
+    launched(files, JOBS)
+    layout = make_layout(flow.distribution, flow.grid.table, 2)
+    order = np.arange(ROWS) if layout.order is None else layout.order
+    for job in range(JOBS):
+        first = int(layout.chunk_first[layout.job_first[job]])
+        stop = int(layout.chunk_stop[layout.job_stop[job] - 1])
+        parts = PartWriter(files, JobAttempt(job, 1), "rows", started=0.0)
+        parts.add(first, [results_of(order[first:stop])])
+        parts.commit(0.0)
+        files.put_beat(JobAttempt(job, 1), beat("done", stop - first, stop - first))
+    return files
+
+
+def running_run(root: Path) -> RunFiles:
+    """A run of `MANY_JOBS` jobs at work."""
+    grid = pa.table({"x": np.arange(10 * MANY_JOBS), "y": np.zeros(10 * MANY_JOBS)})
+    plan = flowdist.local(root=str(root), target_jobs=MANY_JOBS)
+    flow = flowdist.flow(grid).stage("f", noop, returns={"value": float}).distribute(plan)
+    files = write_run(flow, "running")
+    launched(files, MANY_JOBS)
+    for job in range(MANY_JOBS):
+        files.put_beat(JobAttempt(job, 1), beat("running", 10, 5))
+    return files
+
+
+# What is measured -------------------------------------------------------------------------------
+
+
+@dataclass
+class Figures:
+    """The verdicts so far, and the numbers behind them by name."""
+
+    verdicts: list[Verdict]
+    numbers: dict[str, float]
+
+    def judge(self, what: str, budget: str, measured: str, kept: bool, **numbers: float) -> None:
+        self.verdicts.append(Verdict(what, budget, measured, kept))
+        self.numbers |= numbers
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="flowdist-bench-") as directory:
+        yield Path(directory)
+
+
+def submitting(figures: Figures, rounds: int) -> None:
+    """Planning, the checks before a submission, and writing the run; nothing is started."""
+    for name, by in (("in order", False), ("by a column", True)):
+        with scratch() as root:
+            flow = million(root, by=by)
+            plan = median_seconds(lambda flow=flow: plan_flow(flow), rounds)
+            submit = median_seconds(lambda flow=flow: write_run(flow, "x", prepare(flow)), rounds)
+            run = next(root.iterdir())
+            files = count_files(run)
+        figures.judge(
+            f"plan + submit {ROWS:,} rows in {JOBS:,} jobs, {name}",
+            f"{PLAN_SECONDS:g} s",
+            f"{plan:.2f} + {submit:.2f} s",
+            plan + submit <= PLAN_SECONDS,
+            **{f"plan {name}": plan, f"submit {name}": submit},
+        )
+    figures.judge(
+        "files of that run before it is launched",
+        f"{most_files(JOBS):,}",
+        f"{files}",
+        files <= most_files(JOBS),
+        submitted_files=files,
+    )
+
+
+def finishing(figures: Figures) -> None:
+    """The files of a run that has really been run, by jobs one after another."""
+    with scratch() as root:
+        plan = flowdist.local(root=str(root), workers=2, target_jobs=FEW_JOBS)
+        grid = flowdist.param_grid(x=range(100), y=[float(y) for y in range(100)])
+        run = flowdist.flow(grid).stage("f", noop).distribute(plan).submit().wait()
+        files = count_files(run.directory)
+    figures.judge(
+        f"files of a finished run of {FEW_JOBS} jobs",
+        f"{most_files(FEW_JOBS)}",
+        f"{files}",
+        files <= most_files(FEW_JOBS),
+        finished_files=files,
+    )
+
+
+def read_bare(files: RunFiles) -> pa.Table:
+    """The parts of a run as pyarrow alone reads them: every byte, as most people would."""
+    tables = []
+    for path in sorted((files.directory / "parts").iterdir()):
+        with pa.OSFile(str(path)) as file:
+            tables.append(pa.ipc.open_file(file).read_all())
+    return pa.concat_tables(tables)
+
+
+def map_bare(files: RunFiles) -> pa.Table:
+    """The same, mapped: nothing is read but what the files say of themselves."""
+    tables = []
+    for path in sorted((files.directory / "parts").iterdir()):
+        with pa.memory_map(str(path)) as file:
+            tables.append(pa.ipc.open_file(file).read_all())
+    return pa.concat_tables(tables)
+
+
+def collecting(figures: Figures, rounds: int) -> None:
+    """From the parts of jobs that have ended to one table in grid order."""
+    for name, by in (("in order", False), ("by a column", True)):
+        with scratch() as root:
+            files = finished_run(root, by=by)
+            run = Run(files)
+            whole = median_seconds(lambda run=run: run.collect(as_="arrow"), rounds)
+            steps = {
+                "collect": whole,
+                "of it results": median_seconds(lambda f=files: read_results(f, ROWS), rounds),
+                "bare read": median_seconds(lambda f=files: read_bare(f), rounds),
+                "bare map": median_seconds(lambda f=files: map_bare(f), rounds),
+            }
+            check_collected(run)
+            grown = {as_: driver_memory(files, as_) for as_ in ("arrow", "pandas")}
+        ratio = whole / steps["bare read"]
+        figures.judge(
+            f"collect {ROWS:,} rows from {JOBS:,} parts, {name}",
+            f"{COLLECT_SECONDS:g} s",
+            f"{whole:.2f} s",
+            whole <= COLLECT_SECONDS,
+            **{f"{step} {name}": seconds for step, seconds in steps.items()},
+        )
+        figures.judge(
+            "  against pyarrow alone on the same parts",
+            f"{MOST_TIMES_BARE:g} x",
+            f"{ratio:.2f} x of {steps['bare read']:.2f} s",
+            ratio <= MOST_TIMES_BARE,
+        )
+        for as_, (result, peak) in grown.items():
+            figures.judge(
+                f"  driver memory, as {as_}",
+                f"< {MOST_TIMES_RESULT:g} x the result",
+                f"{peak / result:.2f} x of {result / MIB:.0f} MiB",
+                peak < MOST_TIMES_RESULT * result,
+                **{f"result bytes {as_} {name}": result, f"peak bytes {as_} {name}": peak},
+            )
+
+
+def check_collected(run: Run) -> None:
+    table = run.collect(as_="arrow")
+    right = np.arange(ROWS) / 2
+    for column in ("y", "f.value"):
+        if not np.array_equal(table[column].to_numpy(), right):
+            raise SystemExit(f"collect: column {column} is wrong")
+
+
+def driver_memory(files: RunFiles, as_: str) -> tuple[int, int]:
+    """Bytes of the collected table, and by how much a fresh process grew at most to have it."""
+    command = [sys.executable, __file__, "--collect", str(files.directory), as_]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    return found["result"], found["peak"]
+
+
+def collect_here(directory: str, as_: str) -> None:
+    """The body of that process. Resident memory counts mapped pages too, so nothing is hidden."""
+    import pandas as pd
+
+    pd.DataFrame({"a": [1]})
+    run = flowdist.attach(directory)
+    files = run.files
+    collect_rows(RunFiles.at(files.directory), 0) if not files.parts() else None
+    before = psutil.Process().memory_info().rss
+    table = run.collect(as_=as_)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    size = table.nbytes if as_ == "arrow" else int(table.memory_usage(index=False).sum())
+    print(json.dumps({"result": size, "peak": peak - before}))
+
+
+def watching(figures: Figures, rounds: int) -> None:
+    """One look at a run of many jobs, from its heartbeats."""
+    with scratch() as root:
+        files = running_run(root)
+        status = Run(files).status()
+        if status.ok != 5 * MANY_JOBS or status.state != "running":
+            raise SystemExit(f"status: {status}")
+        seconds = median_seconds(lambda: Run(files).status(), rounds)
+    figures.judge(
+        f"status of a run of {MANY_JOBS:,} jobs",
+        f"{STATUS_SECONDS:g} s",
+        f"{seconds:.2f} s",
+        seconds <= STATUS_SECONDS,
+        status=seconds,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What large runs cost the driver.")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (5)")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    parser.add_argument("--collect", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.collect:
+        collect_here(*options.collect)
+        return 0
+    figures = Figures([], {})
+    submitting(figures, options.rounds)
+    finishing(figures)
+    collecting(figures, options.rounds)
+    watching(figures, options.rounds)
+    if options.json:
+        budgets = [asdict(v) for v in figures.verdicts]
+        print(json.dumps({"numbers": figures.numbers, "budgets": budgets}))
+    else:
+        open_console().print(verdict_table(figures.verdicts, "Large runs, as the driver sees them"))
+    return 0 if all(v.kept for v in figures.verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
