@@ -16,7 +16,7 @@ import hashlib
 import importlib.util
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
@@ -101,7 +101,8 @@ def register_codec(
 
     `handles` says which objects take the codec without being told: a class, several, or a
     predicate; None leaves it to declarations that name it. The codec registered last is asked
-    first. Register it in a module that the stages import, so that the workers know it as well.
+    first. A flow takes the codecs with it that are registered when it is submitted; a process that
+    only reads artifacts has to register them itself.
 
     Raises `UsageError` where the name is no identifier or the suffix does not look like `.png`.
 
@@ -436,3 +437,18 @@ register_codec(
     ".npy",
 )
 register_codec("parquet", _dump_parquet, _load_parquet, _is_plain_frame, ".parquet")
+
+
+_BUILT_IN = dict(_CODECS)
+
+
+def own_codecs() -> tuple[Codec, ...]:
+    """The codecs that were registered by others: what a flow takes to its workers."""
+    return tuple(c for name, c in _CODECS.items() if _BUILT_IN.get(name) is not c)
+
+
+def adopt_codecs(codecs: Iterable[Codec]) -> None:
+    """Know the codecs that came with a flow."""
+    for codec in codecs:
+        _CODECS.pop(codec.name, None)
+        _CODECS[codec.name] = codec

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flowdist.errors import FlowError, nearest
@@ -82,18 +82,16 @@ def bind(fn: Callable[..., Any], scope: Scope) -> tuple[Binding, ...]:
             continue
         # The first parameter of a reduce that nothing else fills is the group's whole table.
         first = scope.is_reduce and not any(b.kind == "group" for b in bound)
-        found = resolve(
-            parameter.name,
-            scope,
-            optional=parameter.default is not parameter.empty,
-            takes_group=first,
-        )
+        has_default = parameter.default is not parameter.empty
+        found = resolve(parameter.name, scope, optional=has_default, takes_group=first)
         if found is None:
             keyword_from_here = True
             continue
-        keyword_from_here |= parameter.kind is parameter.KEYWORD_ONLY
-        # A late value may be absent, so an optional one must be left out by name.
-        keyword_from_here |= found.optional
+        if has_default and found.kind in ("field", "whole") and not scope.is_reduce:
+            # Its stage may be skipped for a row: then the default is used.
+            found = replace(found, optional=parameter.kind is not parameter.POSITIONAL_ONLY)
+        # What may be absent must be left out by name.
+        keyword_from_here |= found.optional or parameter.kind is parameter.KEYWORD_ONLY
         if keyword_from_here and parameter.kind is parameter.POSITIONAL_ONLY:
             raise FlowError(
                 f"{scope.where}: parameter '{parameter.name}' is positional only, so it cannot be "
@@ -204,7 +202,7 @@ def _offered(scope: Scope) -> list[str]:
         for stage in scope.visible:
             schema = scope.stages[stage]
             names += schema.names if schema is not None else ()
-    return [*names, *(["seed"] if scope.seeded else []), "ctx"]
+    return list(dict.fromkeys([*names, *(["seed"] if scope.seeded else []), "ctx"]))
 
 
 def _join(found: Mapping[str, Binding]) -> str:

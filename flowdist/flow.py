@@ -8,10 +8,12 @@ is added, from names alone (`flowdist.binding`). Running is left to `flowdist.ru
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from flowdist.artifacts import Codec, own_codecs
 from flowdist.binding import Binding, Scope, bind, bind_names
 from flowdist.errors import FlowError, nearest
 from flowdist.retry import Policy, retry
@@ -63,11 +65,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Program:
-    """What workers need of a flow: its stages and constants. This is what is pickled."""
+    """What workers need of a flow: its stages, constants and codecs. This is what is pickled."""
 
     stages: tuple[Stage, ...]
     const: Mapping[str, Any]
     seed: int | None
+    codecs: tuple[Codec, ...] = ()
 
     @property
     def row_stages(self) -> tuple[Stage, ...]:
@@ -381,7 +384,7 @@ class Flow:
         stages = tuple(
             s if s.retry is not None else replace(s, retry=self.default_retry) for s in self.stages
         )
-        return Program(stages, dict(self.const), self.seed)
+        return Program(stages, dict(self.const), self.seed, own_codecs())
 
     def plan(self) -> PlanSummary:
         """The layout without running anything: rows, groups, chunks, jobs, workers, warnings."""
@@ -446,7 +449,11 @@ class Flow:
         from flowdist.run import submit
 
         run = submit(self)
-        run.watch(cancel_on_interrupt=True)
+        try:
+            run.watch(cancel_on_interrupt=True)
+        except KeyboardInterrupt:
+            sys.stderr.write(f"flowdist.attach('{run.id}').resume() goes on where it was\n")
+            raise
         return run.collect(as_=as_, errors=errors)
 
     # -- private -------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 
+from flowdist.artifacts import adopt_codecs
 from flowdist.errors import PayloadError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def load_program(files: RunFiles) -> Program:
             f"the flow cannot be loaded here: {type(error).__name__}: "
             f"{error}{difference(said['versions'])}"
         ) from error
+    adopt_codecs(program.codecs)
     return program
 
 

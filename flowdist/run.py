@@ -7,7 +7,6 @@ process that submitted may die at any moment and another can go on where it was.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -163,10 +162,6 @@ class Run:
                 if cancel_on_interrupt:
                     self.cancel()
                     show(self.status())
-                    sys.stderr.write(
-                        f"stopped; attach('{self.id}').resume(), or flowdist resume {self.id}, "
-                        "goes on where it was\n"
-                    )
                 raise
         return self
 

@@ -1179,3 +1179,13 @@ def test_a_stage_that_needs_a_skipped_one_is_skipped_though_it_reads_nothing_fro
     )
 
     assert run(f).column("act.value") == [0, None]
+
+
+@pytest.mark.parametrize("returns", [None, {"value": int}])
+def test_a_default_stands_in_for_the_output_of_a_skipped_stage(returns: Any) -> None:
+    def after(x: int, value: int = -1) -> int:
+        return value
+
+    f = xs(2).stage("check", lambda x: x, returns=returns, skip_when=lambda x: x == 1)
+
+    assert run(f.stage("after", after)).column("after.value") == [0, -1]

@@ -475,3 +475,33 @@ def test_a_payload_that_was_changed_is_not_loaded() -> None:
 
     assert status.state == "failed"
     assert "not the flow that was submitted" in status.reason
+
+
+def test_codecs_of_ones_own_travel_with_the_flow() -> None:
+    from flowdist import register_codec
+
+    register_codec(
+        "backwards",
+        lambda text, file: file.write(text[::-1].encode()),
+        lambda file: file.read().decode()[::-1],
+        handles=None,
+        suffix=".txt",
+    )
+    run = finished(over(1, lambda x: {"t": "abc"}, returns={"t": artifact(codec="backwards")}))
+
+    (stored,) = run.collect()["f.t"]
+    assert (stored.codec, stored.data, stored.load()) == ("backwards", b"cba", "abc")
+
+
+def test_a_job_process_runs_rows_or_a_reduce() -> None:
+    from flowdist.submission import write_run
+
+    f = flow(param_grid(x=range(4))).stage("sq", lambda x: x * x)
+    f = f.reduce("total", lambda sq: int(sq["value"].sum()))
+    files = write_run(f.distribute(local(workers=1, target_jobs=2)), "by hand")
+    files.put_json(files.intent(1), {"time": time.time(), "jobs": [0, 1]})
+    for job in ("0", "1", "2"):
+        words = [sys.executable, "-m", "flowdist.workers", "job", str(files.directory), "1", job]
+        subprocess.run(words, check=True)
+
+    assert Run(files).table("total")["value"].tolist() == [14]

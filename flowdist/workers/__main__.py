@@ -1,7 +1,7 @@
 """The one entry of every backend: ``python -m flowdist.workers launch|job DIRECTORY ...``.
 
-``launch DIRECTORY ATTEMPT`` runs all jobs of a launch on this machine; ``job DIRECTORY ATTEMPT
-JOB`` runs one.
+``launch DIRECTORY ATTEMPT`` runs all jobs of a launch on this machine, one after another or several
+at a time; ``job DIRECTORY ATTEMPT JOB`` runs one, of the rows or a reduce.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ class BoundStage:
         if binding.kind == "const":
             return lambda env, value=self._const[key]: value  # type: ignore[misc]
         if binding.kind == "field":
-            return lambda env, stage=binding.stages[0]: _field(env.outputs[stage], key, stage)  # type: ignore[misc]
+            return lambda env: _field(env, binding)
         if binding.kind == "seed":
             return lambda env: row_seed(self._key, env.row)
         if binding.kind == "ctx":
@@ -193,20 +193,25 @@ class BoundStage:
             return lambda env: _late(env, binding, name)
         if self._groups is not None:
             return lambda env, groups=self._groups: groups.table(env.unit, binding)  # type: ignore[misc]
-        return lambda env, stage=binding.stages[0]: env.wholes[stage]  # type: ignore[misc]
+        # Only what an optional parameter is taken from can be absent here.
+        return lambda env, stage=binding.stages[0]: env.wholes.get(stage, _ABSENT)  # type: ignore[misc]
 
 
 def _value_at(index: int) -> Callable[[Environment], Any]:
     return lambda env: env.values[index]
 
 
-def _field(outputs: Mapping[str, Any], key: str, stage: str) -> Any:
-    try:
-        return outputs[key]
-    except KeyError:
-        raise OutputMismatch(
-            stage, key, "a value", f"an output without it: {', '.join(outputs)}"
-        ) from None
+def _field(env: Environment, binding: Binding) -> Any:
+    """A declared field of an earlier stage."""
+    stage = binding.stages[0]
+    outputs = env.outputs.get(stage)
+    if outputs is None and binding.optional:
+        return _ABSENT
+    assert outputs is not None
+    if binding.key not in outputs:
+        got = f"an output without it: {', '.join(outputs)}"
+        raise OutputMismatch(stage, binding.key, "a value", got)
+    return outputs[binding.key]
 
 
 def _late(env: Environment, binding: Binding, name: str) -> Any:
@@ -284,7 +289,8 @@ class Evaluator:
         """
         self._lane = lane or NoLane()
         buffer = self._buffer = Buffer(len(self._stages))
-        env, enter, now = self._env, self._lane.enter, time.monotonic
+        env, enter, now, direct = self._env, self._lane.enter, time.monotonic, self._direct
+        add_row, add_seconds, add_output = _adders(buffer)
         self._started = last_flush = now()
         self._prior = prior
         for position, (row, env.values) in enumerate(zip(rows, values, strict=True), first):
@@ -292,20 +298,38 @@ class Evaluator:
             started = self._started
             if not enter(position, 0, started):
                 break
-            self._row()
-            self._prior = ()
+            if direct is None or self._prior:
+                self._row()
+                self._prior = ()
+            else:
+                out, error = NOT_RUN, None
+                try:
+                    out = direct(*env.values)
+                except BaseException as caught:
+                    error = caught
+                if type(out) is dict and IMMUTABLE.issuperset(map(type, out.values())):
+                    add_output(out.copy())
+                elif type(out) in IMMUTABLE:
+                    add_output(out)
+                else:
+                    self._row((out, error))
             self._started = ended = now()
-            buffer.rows.append(row)
-            buffer.seconds.append(ended - started)
+            add_row(row)
+            add_seconds(ended - started)
             if ended - last_flush > FLUSH_SECONDS or len(buffer.rows) >= FLUSH_ROWS:
                 yield self._flush(buffer)
                 buffer = self._buffer = Buffer(len(self._stages))
+                add_row, add_seconds, add_output = _adders(buffer)
                 self._started = last_flush = now()
         if buffer.rows:
             yield self._flush(buffer)
 
-    def _row(self) -> None:
-        """Run the row through all stages; its outputs, or why there are none, go to the buffer."""
+    def _row(self, called: tuple[Any, BaseException | None] | None = None) -> None:
+        """Run the row through all stages; its outputs, or why there are none, go to the buffer.
+
+        `called` is what came of the only stage where it was called already: its output or its
+        exception.
+        """
         env, buffer = self._env, self._buffer
         index, failed = len(buffer.rows), False
         try:
@@ -316,7 +340,11 @@ class Evaluator:
                     continue
                 if self._timed:
                     self._enter(number)
-                out = self._run_stage(stage)
+                out, error = called or (None, None)
+                if called is None:
+                    out = self._run_stage(stage)
+                elif error is not None:
+                    out = self._again(stage, error)
                 if out is NOT_RUN:
                     outputs.append(out)
                     failed = stage.name not in self._skipped

@@ -7,10 +7,12 @@ not kept.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Literal
 
@@ -258,10 +260,17 @@ def _split(
 ) -> dict[str, list[Any]]:
     """Outputs of the present rows as columns; the union of their fields where `names` is None."""
     outs = outputs if len(present) == len(outputs) else [outputs[i] for i in present]
-    if set(map(type, outs)) <= _SCALARS:
+    kinds = set(map(type, outs))
+    if kinds <= _SCALARS:
         if names is None:
             return {"value": list(outs)} if outs else {}
         return {n: list(outs) if n == "value" else [MISSING] * len(outs) for n in names}
+    if kinds == {dict}:
+        first = names if names is not None else tuple(split_output(outs[0], stage.name))
+        if set(map(len, outs)) == {len(first)}:
+            # Dicts of the same fields, as nearly always: none is looked at by itself.
+            with contextlib.suppress(KeyError):
+                return {name: list(map(itemgetter(name), outs)) for name in first}
     dicts = [split_output(out, stage.name) for out in outs]
     wanted = names if names is not None else dict.fromkeys(k for d in dicts for k in d)
     return {name: [d.get(name, MISSING) for d in dicts] for name in wanted}

@@ -131,6 +131,7 @@ class Launch:
         return Limits(
             max_failures=most,
             deadline=self.deadline,
+            spare=min(Limits.spare, self.plan["resources"].get("time", 0) / 10),
             whole_chunks=self.plan["within"] == "subprocess",
         )
 
@@ -180,16 +181,20 @@ def queue_of(files: RunFiles, manifest: dict[str, Any], attempt: int) -> Directo
 
 
 def job_main(directory: Path, attempt: int, job: int) -> int:
-    """Run one job of the rows: what a scheduler's task calls."""
+    """Run one job, of the rows or a reduce: what a scheduler's task calls."""
     files, stop = RunFiles.at(directory), StopFlag()
     _log()
     with stop.on_signals():
         try:
             launch = Launch(files, attempt, stop)
-            phase = launch.manifest["phases"][0]
-            chunks, table = launch.chunks()
-            with contextlib.closing(launch.pool(phase)) as pool:
-                launch.run(job, launch.source(job, chunks, table), pool, phase)
+            rows, *reduces = launch.manifest["phases"]
+            phase = next((p for p in reduces if p["first_job"] == job), rows)
+            if phase is not rows:
+                _run_reduce(launch, phase)
+            else:
+                chunks, table = launch.chunks()
+                with contextlib.closing(launch.pool(rows)) as pool:
+                    launch.run(job, launch.source(job, chunks, table), pool, rows)
         except Stopped as why:
             logger.info("job %d: %s", job, why)
             return 1
