@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
-from importlib.metadata import entry_points
+from functools import cache, cached_property
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from flowdist.plan import Plan, PlanSummary
     from flowdist.preflight import Check
     from flowdist.store import RunFiles
+
+
+GROUP = "flowdist.backends"
 
 
 class JobState(Enum):
@@ -115,20 +118,30 @@ class Backend(Protocol):
         """Free what the backend holds; running jobs are not touched."""
 
 
+# The backends of this package; others are found by entry point.
+_OWN = {"local": "flowdist.backends.local:LocalBackend"}
+
+
 def backend_named(kind: str) -> Backend:
     """The backend for a kind of plan.
 
     Raises:
         BackendError: nothing installed provides it.
     """
-    found = {entry.name: entry for entry in entry_points(group="flowdist.backends")}
-    name = kind.partition("-")[0]
-    entry = found.get(kind) or found.get(name)
+    made: Backend = _backend_class(kind)()
+    return made
+
+
+@cache
+def _backend_class(kind: str) -> type[Backend]:
+    entries = {name: EntryPoint(name, place, GROUP) for name, place in _OWN.items()}
+    if kind not in entries:
+        entries |= {entry.name: entry for entry in entry_points(group=GROUP)}
+    entry = entries.get(kind) or entries.get(kind.partition("-")[0])
     if entry is None:
         raise BackendError(
-            f"no backend is installed for plans of kind '{kind}'{nearest(kind, found)} "
-            f"(there are: {', '.join(sorted(found)) or 'none'}); is flowdist itself installed "
-            "with pip?"
+            f"no backend is installed for plans of kind '{kind}'{nearest(kind, entries)} "
+            f"(there are: {', '.join(sorted(entries))})"
         )
-    made: Backend = entry.load()()
-    return made
+    found: type[Backend] = entry.load()
+    return found

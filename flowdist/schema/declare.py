@@ -89,6 +89,16 @@ class _Place(NamedTuple):
         return f"{self.where}, field '{self.path}'"
 
 
+def unaliased(declared: Any) -> Any:
+    """What a ``type X = ...`` alias stands for (Python 3.12; numpy's NDArray is one)."""
+    origin = typing.get_origin(declared)
+    if type(declared).__name__ == "TypeAliasType":
+        return unaliased(declared.__value__)
+    if type(origin).__name__ == "TypeAliasType":
+        return unaliased(origin.__value__[typing.get_args(declared)])
+    return declared
+
+
 def field_of(name: str, declared: Any, where: str) -> Field:
     """The field that a declaration stands for; `where` says where it was written, for the errors.
 
@@ -109,6 +119,7 @@ def _value(arrow: pa.DataType, nullable: bool = False, choices: tuple[str, ...] 
 
 
 def _translate(declared: Any, place: _Place) -> Field:
+    declared = unaliased(declared)
     if isinstance(declared, str):
         return _value(_named(declared, place))
     if isinstance(declared, (pa.DataType, pa.Field)):

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from flowdist.artifacts import ArtifactType
 from flowdist.errors import SchemaError
-from flowdist.schema.declare import TableType, field_of, members_of
+from flowdist.schema.declare import TableType, field_of, members_of, unaliased
 from flowdist.schema.fields import KIND_KEY, Field
 
 
@@ -172,6 +172,7 @@ def _is_definite(annotation: Any) -> bool:
     Of "Line | None" a Line gives its own fields and None the field "value"; and a class that is no
     column's type may be the base of a record or a frame.
     """
+    annotation = unaliased(annotation)
     if members_of(annotation, "") is not None:
         return True
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -182,5 +183,6 @@ def _is_definite(annotation: Any) -> bool:
 def _is_one_value(part: Any) -> bool:
     if members_of(part, "") is not None:
         return False
+    part = unaliased(part)
     is_array = (typing.get_origin(part) or part) is np.ndarray
     return is_array or isinstance(part, ArtifactType) or field_of("", part, "").kind != "artifact"

@@ -453,8 +453,9 @@ class Evaluator:
 
 
 def _adders(buffer: Buffer) -> tuple[Callable[[Any], None], ...]:
-    """What adds a row's number, its seconds, and the output of the first stage."""
-    return buffer.rows.append, buffer.seconds.append, buffer.outputs[0].append
+    """What adds a row's number, its seconds, and the output of the first stage if there is one."""
+    outputs = buffer.outputs[0] if buffer.outputs else []
+    return buffer.rows.append, buffer.seconds.append, outputs.append
 
 
 def _log_retry(row: int, causes: Sequence[Cause], delay: float) -> None:
