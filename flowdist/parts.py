@@ -87,13 +87,36 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def read_part(
     path: str | os.PathLike[str], columns: Sequence[str] | None = None
 ) -> pa.Table | None:
-    """A committed part, mapped and not copied; None where it is absent or was never finished."""
+    """A committed part, mapped and not copied; None where it is absent or was never finished.
+
+    Raises:
+        OSError: it is there and cannot be read, which says nothing of its rows.
+    """
     try:
-        with pa.memory_map(os.fspath(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
-    except (pa.ArrowInvalid, FileNotFoundError, OSError):
+        data = _mapped(path)
+    except FileNotFoundError:
+        return None
+    try:
+        # From a buffer: of a file, pyarrow has another thread read the footer, and the hand-over
+        # takes longer than all the rest.
+        table = pa.ipc.open_file(data).read_all()
+    except (pa.ArrowInvalid, OSError):
         return None
     return table if columns is None else table.select(columns)
+
+
+def _mapped(path: str | os.PathLike[str]) -> pa.Buffer:
+    """The content of a file, mapped; read where it cannot be mapped: not every mounted stage maps,
+    and Linux maps some 65,000 files per process.
+    """
+    try:
+        with pa.memory_map(os.fspath(path)) as file:
+            return file.read_buffer()
+    except FileNotFoundError:
+        raise
+    except OSError:
+        with open(path, "rb") as plain:
+            return pa.py_buffer(plain.read())
 
 
 class PartWriter:

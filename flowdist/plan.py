@@ -114,8 +114,8 @@ class Plan(BaseModel):
             ``chunks_per_job``.
         workers: how many run at once in a job. None: as many as its cores allow at ``cpus`` each.
         within: what a worker is: a process of a pool ("processes") or a thread ("threads"), which
-            share the rows of the job; a fresh process for each chunk ("subprocess"); or the job
-            itself, one row after another ("sequential").
+            share the rows of the job; a fresh process for each chunk ("subprocess"); or one
+            process that runs one row after another ("sequential").
         dispatch: "static" assigns chunks to jobs at submit; with "queue" workers claim chunks when
             they are ready.
         resources: ``cpus`` of one worker; ``memory`` (bytes), ``time`` (seconds) and ``gpus`` of

@@ -265,7 +265,7 @@ def _idle_workers(summary: PlanSummary) -> Iterator[str]:
 
 
 def _few_chunks(summary: PlanSummary) -> Iterator[str]:
-    """Jobs that take turns on this machine, each too small to be worth a pool of its own."""
+    """Jobs that take turns on this machine, each with fewer chunks than workers."""
     plan, layout = summary.plan, summary.layout
     running = plan.jobs_running(layout.jobs)
     if not plan.here or plan.dispatch == "queue" or layout.jobs <= running:
@@ -275,7 +275,7 @@ def _few_chunks(summary: PlanSummary) -> Iterator[str]:
         pools = "one pool" if running == 1 else f"{running:,} pools"
         yield (
             f"{layout.jobs:,} jobs take turns with {_many(summary.workers, 'worker')} but at most "
-            f"{_many(most, 'chunk')} each, and every one starts and empties a pool of its own. "
+            f"{_many(most, 'chunk')} each, and each waits for the last row of the one before. "
             f"Set target_jobs={running} to run all rows in {pools}."
         )
 

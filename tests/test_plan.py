@@ -374,7 +374,7 @@ def test_the_dict_is_json() -> None:
             {},
             (
                 "12 jobs take turns with 2 workers but at most 1 chunk each, "
-                "and every one starts and empties a pool of its own. "
+                "and each waits for the last row of the one before. "
                 "Set target_jobs=1 to run all rows in one pool."
             ),
         ),

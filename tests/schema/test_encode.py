@@ -105,7 +105,7 @@ def test_values_that_fit(declared: Any, values: tuple[Any, ...], expected: list[
         (UTC_US, dt.datetime(2020, 1, 1), "timestamp[us, tz=UTC]", "has no time zone"),
         (pa.timestamp("s"), dt.datetime(2020, 1, 1, 0, 0, 0, 5), "timestamp[s]", "not exact"),
         (dt.datetime, pd.Timestamp(1), "datetime", "not exact as timestamp[us]"),
-        (pa.timestamp("ns"), dt.datetime(1, 1, 1), "timestamp[ns]", "not exact"),
+        (pa.timestamp("ns"), dt.datetime(1, 1, 1), "timestamp[ns]", "datetime.datetime(1, 1, 1"),
         (dt.timedelta, pd.Timedelta(1), "timedelta", "not exact"),
         (dt.time, dt.time(1, tzinfo=dt.UTC), "time", "time zone"),
         (pa.time32("s"), dt.time(1, 2, 3, 4), "time32[s]", "not exact"),
