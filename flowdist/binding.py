@@ -138,6 +138,12 @@ def resolve(
         return next(iter(found.values()))
     if scope.is_reduce:
         if takes_group and not optional:
+            if name in scope.columns:
+                raise FlowError(
+                    f"{scope.where}: parameter '{name}' is a grid column that differs within a "
+                    f"group; add it to by, or give the parameter that gets the group's rows a name "
+                    "of its own, such as 'rows'"
+                )
             return Binding(name, "group")
     elif scope.late:
         return Binding(name, "late", name, scope.late, optional=optional)
@@ -148,9 +154,12 @@ def resolve(
             f"{scope.where}: parameter 'seed' needs a seeded flow: write flow(grid, seed=42)"
         )
     offered = _offered(scope)
+    hint = ""
+    if scope.is_reduce:
+        hint = "; the group's rows go to the first parameter that nothing else fills"
     raise FlowError(
         f"{scope.where}: nothing fills parameter '{name}'{nearest(name, offered)} "
-        f"(there are: {', '.join(offered) or 'no columns'})"
+        f"(there are: {', '.join(offered) or 'no columns'}{hint})"
     )
 
 

@@ -7,10 +7,14 @@ is added, from names alone (`flowdist.binding`). Running is left to `flowdist.ru
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import operator
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowdist.artifacts import Codec, own_codecs
@@ -18,6 +22,7 @@ from flowdist.binding import Binding, Scope, bind, bind_names
 from flowdist.errors import FlowError, nearest
 from flowdist.retry import Policy, retry
 from flowdist.schema import Schema
+from flowdist.schema.fields import describe
 from flowdist.script import Script
 
 if TYPE_CHECKING:
@@ -113,9 +118,14 @@ def flow(
     from flowdist.grid import Grid
 
     table = Grid.of(grid)
+    if const is not None and not isinstance(const, Mapping):
+        raise FlowError(
+            f"const is {describe(const)}; give a dict of names and values, as in "
+            "const={'cutoff': 0.5}"
+        )
     constants = dict(const or {})
     for key in constants:
-        if not key.isidentifier():
+        if not isinstance(key, str) or not key.isidentifier():
             raise FlowError(f"const '{key}': a name must be a Python identifier")
         if key in table.names:
             raise FlowError(f"const '{key}': the grid has a column of that name; rename one")
@@ -158,7 +168,7 @@ class Flow:
         returns: Any = None,
         resources: Resources | Mapping[str, Any] | None = None,
         retry: Policy | int | None = None,
-        timeout: float | str | None = None,
+        timeout: float | str | timedelta | None = None,
         skip_when: Callable[..., bool] | None = None,
     ) -> Flow:
         """Add a function that runs on every row; its parameters are filled by name.
@@ -191,6 +201,7 @@ class Flow:
         where = f"stage '{name}'"
         self._check_name(name, where)
         self._check_rows_open(name)
+        _check_returns_values(fn, where)
         scope = self._scope(where, needs)
         schema = (
             Schema.of_annotation(fn) if returns is None else Schema.of(returns, f"{where}: returns")
@@ -225,7 +236,7 @@ class Flow:
         needs: str | Sequence[str] | None = None,
         resources: Resources | Mapping[str, Any] | None = None,
         retry: Policy | int | None = None,
-        timeout: float | str | None = None,
+        timeout: float | str | timedelta | None = None,
         skip_when: Callable[..., bool] | None = None,
     ) -> Flow:
         """Add an external program that runs on every row.
@@ -304,7 +315,7 @@ class Flow:
         errors: RowErrors = "drop",
         resources: Resources | Mapping[str, Any] | None = None,
         retry: Policy | int | None = None,
-        timeout: float | str | None = None,
+        timeout: float | str | timedelta | None = None,
     ) -> Flow:
         """Add a function that gets the table of a whole group, once all rows of the grid have
         ended.
@@ -331,7 +342,7 @@ class Flow:
         """
         where = f"reduce '{name}'"
         self._check_name(name, where)
-        columns = _names(by)
+        columns = _names(by, f"{where}: by")
         for column in columns:
             if column not in self.grid.names:
                 raise FlowError(
@@ -340,6 +351,7 @@ class Flow:
                 )
         if errors not in ("drop", "keep", "raise"):
             raise FlowError(f"{where}: errors={errors!r}; expected 'drop', 'keep' or 'raise'")
+        _check_returns_values(fn, where)
         scope = replace(self._scope(where, needs), by=columns, is_reduce=True)
         schema = (
             Schema.of_annotation(fn) if returns is None else Schema.of(returns, f"{where}: returns")
@@ -412,8 +424,8 @@ class Flow:
         """
         from flowdist.workers.evaluate import try_row
 
-        if not 0 <= row < len(self.grid):
-            raise FlowError(f"try_row({row}): the grid has rows 0 to {len(self.grid) - 1}")
+        if not isinstance(row, int) or not 0 <= row < len(self.grid):
+            raise FlowError(f"try_row({row!r}): the grid has {_rows(len(self.grid))}")
         return try_row(self.program, self.grid.table, row)
 
     # -- running -------------------------------------------------------------------------------
@@ -459,7 +471,9 @@ class Flow:
     # -- private -------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        parts = [f"{len(self.grid):,} rows: {', '.join(self.grid.names)}"]
+        parts = [
+            f"{len(self.grid):,} row{'s' * (len(self.grid) != 1)}: {', '.join(self.grid.names)}"
+        ]
         for s in self.stages:
             shown = ", ".join(b.parameter for b in s.bindings if b.kind not in ("ctx",))
             group = f" by {', '.join(s.by)}" if s.by else ""
@@ -475,7 +489,11 @@ class Flow:
         return replace(self, stages=(*self.stages, stage), stage_resources=asked)
 
     def _check_name(self, name: str, where: str) -> None:
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        if not isinstance(name, str):
+            raise FlowError(
+                f"a stage's name comes first, as in .stage('fit', fit); {describe(name)} is no name"
+            )
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise FlowError(f"{where}: a stage's name is letters, digits and _, as in 'fit_model'")
         if "__" in name:
             raise FlowError(f"{where}: '__' is what joins stage and field; use a single '_'")
@@ -495,7 +513,7 @@ class Flow:
 
     def _scope(self, where: str, needs: str | Sequence[str] | None) -> Scope:
         known = {s.name: s.returns for s in self.stages}
-        asked = None if needs is None else _names(needs)
+        asked = None if needs is None else _names(needs, f"{where}: needs")
         own = where.split("'")[1]
         for need in asked or ():
             if need == own:
@@ -516,10 +534,33 @@ class Flow:
         )
 
 
-def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
+def _names(value: str | Sequence[str] | None, what: str) -> tuple[str, ...]:
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise FlowError(f"{what}={value!r}; expected a name or a list of names")
+    return tuple(dict.fromkeys(names))
+
+
+def _rows(n: int) -> str:
+    return f"rows 0 to {n - 1:,}" if n else "no rows"
+
+
+def _check_returns_values(fn: Any, where: str) -> None:
+    """Refuse what returns before it has done anything: there would be nothing to keep."""
+    for refused, kind in (
+        (inspect.iscoroutinefunction, "async"),
+        (inspect.isgeneratorfunction, "a generator"),
+        (inspect.isasyncgenfunction, "an async generator"),
+    ):
+        if refused(fn):
+            way_out = (
+                "return a list of what it yields"
+                if kind == "a generator"
+                else "call asyncio.run(...) in an ordinary function"
+            )
+            raise FlowError(f"{where}: the function is {kind}, which no stage can be; {way_out}")
 
 
 def _policy(value: Policy | int | None, where: str) -> Policy | None:
@@ -530,16 +571,19 @@ def _policy(value: Policy | int | None, where: str) -> Policy | None:
     raise FlowError(f"{where}: retry={value!r}; expected a policy such as retry(2), or a count")
 
 
-def _seconds(value: float | str | None, where: str) -> float | None:
+def _seconds(value: float | str | timedelta | None, where: str) -> float | None:
     if value is None:
         return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
     if isinstance(value, str):
         from flowdist.resources import parse_time
 
         value = parse_time(value, f"{where}: timeout")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise FlowError(
-            f"{where}: timeout={value!r}; expected seconds above 0, or a text like '2h'"
+            f"{where}: timeout={value!r}; expected seconds above 0, a text like '2h', or a "
+            "timedelta"
         )
     return float(value)
 
@@ -549,10 +593,20 @@ def _resources(value: Resources | Mapping[str, Any] | None) -> Resources | None:
         return None
     from flowdist.resources import Resources
 
-    return value if isinstance(value, Resources) else Resources(**value)
+    if isinstance(value, Mapping):
+        return Resources(**value)
+    if isinstance(value, Resources):
+        return value
+    raise FlowError(
+        f"resources={value!r}; expected Resources(...) or a dict, as in "
+        "resources={'cpus': 2, 'memory': '4GB'}"
+    )
 
 
 def _checked_seed(seed: int | None) -> int | None:
-    if seed is None or (isinstance(seed, int) and not isinstance(seed, bool)):
-        return seed
+    if seed is None:
+        return None
+    if not isinstance(seed, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(seed)  # NumPy's ints too
     raise FlowError(f"seed={seed!r}; expected an int")

@@ -83,9 +83,10 @@ class Grid:
     def of(cls, obj: Any) -> Grid:
         """Make a grid of a table in any of its usual shapes.
 
-        ``obj``: a Grid; an Arrow table or record batch; a pandas (the index is dropped) or polars
-        DataFrame, or whatever else speaks the Arrow PyCapsule protocol; a dict of equally long
-        columns; a list of dicts, NamedTuples or dataclass instances, where an absent key is a null.
+        ``obj``: a Grid; an Arrow table or record batch; a pandas DataFrame (an index without a name
+        is dropped), a polars one, or whatever else speaks the Arrow PyCapsule protocol; a dict of
+        equally long columns; a list of dicts, NamedTuples or dataclass instances, where an absent
+        key is a null.
 
         Raises `GridError`, which names the column, for unequal lengths, names that are no
         identifiers, and values Arrow cannot hold.
@@ -97,6 +98,12 @@ class Grid:
         if isinstance(obj, Grid):
             return obj
         if is_pandas(obj, "DataFrame"):  # not through Arrow's protocol: that keeps the index
+            named = [name for name in obj.index.names if name is not None]
+            if named:
+                raise GridError(
+                    f"the frame has the index {named[0]!r}, and a grid has columns only; "
+                    "df.reset_index() makes a column of it, df.reset_index(drop=True) drops it"
+                )
             return cls(table_of_columns(obj.items()))
         if hasattr(obj, "__arrow_c_stream__") or hasattr(obj, "__arrow_c_array__"):
             return cls(pa.table(obj))
@@ -236,10 +243,10 @@ def lhs_grid(n: int, seed: int = 0, **ranges: tuple[float, float]) -> Grid:
     >>> sorted(grid["layers"].to_pylist())
     [1, 2, 3, 4]
     """
-    if n < 1 or not ranges:
+    if not isinstance(n, int | np.integer) or n < 1 or not ranges:
         raise GridError(
-            f"lhs_grid(n={n}) with {count(len(ranges), 'range')}: "
-            "give at least one point and one range, e.g. lhs_grid(100, rate=(0.0, 1.0))"
+            f"lhs_grid(n={n!r}) with {count(len(ranges), 'range')}: "
+            "give at least one point (an int) and one range, e.g. lhs_grid(100, rate=(0.0, 1.0))"
         )
     rng = np.random.default_rng(seed)
     points = (
@@ -268,6 +275,12 @@ def combine_grids(*grids: Any, id: str | None = None) -> Grid:
     """
     if not grids:
         raise GridError("combine_grids needs at least one grid")
+    for grid in grids:
+        if isinstance(grid, list | tuple) and any(isinstance(one, Grid) for one in grid):
+            raise GridError(
+                f"combine_grids takes the grids one by one, not as a {type(grid).__name__}; "
+                "write combine_grids(*grids)"
+            )
     parts = [Grid.of(grid) for grid in grids]
     names = dict.fromkeys(name for part in parts for name in part.names)
     columns = {name: _stack(name, parts) for name in names}
@@ -365,11 +378,14 @@ def _where_mask(
 
     def holds(*combination: object) -> bool:
         row = dict(zip(named, combination, strict=True))
+        call = ", ".join(f"{name}={value!r}" for name, value in row.items())
         try:
-            return bool(where(**row))
+            answer = where(**row)
+            if answer is not None:
+                return bool(answer)
         except Exception as error:
-            call = ", ".join(f"{name}={value!r}" for name, value in row.items())
             raise GridError(f"where({call}) raised {type(error).__name__}: {error}") from error
+        raise GridError(f"where({call}) returned None; return True or False")
 
     mask = np.fromiter(itertools.starmap(holds, itertools.product(*lists)), dtype=np.bool_)
     return mask.reshape([len(column) if name in named else 1 for name, column in values.items()])

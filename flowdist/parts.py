@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -24,6 +25,8 @@ OK, FAILED, SKIPPED, MISSING = range(4)
 BATCH_ROWS = 1 << 14
 # "rows", or the name of a reduce: which table of the run a part belongs to.
 TABLE_KEY = b"flowdist.table"
+
+T = TypeVar("T", pa.Table, pa.RecordBatch)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,10 @@ class PartWriter:
     LONGEST = 1800.0
     # Results in memory beyond this are committed at once.
     BYTES = 256 << 20
+    # What a batch takes beside its values: objects, buffers, and the message it came in (measured).
+    BATCH_BYTES = 8 << 10
+    # So many batches are looked at for neighbours that can be joined.
+    MANY = 1024
 
     def __init__(self, files: RunFiles, who: JobAttempt, table: str, started: float) -> None:
         self._files = files
@@ -142,16 +149,41 @@ class PartWriter:
         # With the position that each batch begins at.
         self._batches: list[tuple[int, pa.RecordBatch]] = []
         self._bytes = 0
+        self._many = self.MANY
 
     def add(self, position: int, batches: Iterable[pa.RecordBatch]) -> None:
         """Take the results of consecutive rows that begin at `position`."""
         for batch in batches:
             self._batches.append((position, batch))
-            self._bytes += batch.nbytes
+            self._bytes += batch.nbytes + self.BATCH_BYTES
+        if len(self._batches) >= self._many:
+            self._join()
+
+    def _join(self) -> None:
+        """Make one batch of adjoining ones: slow rows come one by one, and a batch of one row takes
+        a hundred times the memory of the row.
+        """
+        self._batches.sort(key=lambda pair: pair[0])
+        joined: list[tuple[int, pa.RecordBatch]] = []
+        for position, run in _adjoining(self._batches):
+            for batch in pa.Table.from_batches(run).combine_chunks().to_batches():
+                joined.append((position, batch))
+                position += batch.num_rows
+        self._batches = joined
+        self._bytes = sum(batch.nbytes + self.BATCH_BYTES for _, batch in joined)
+        self._many = max(self.MANY, 2 * len(joined))
 
     def drop(self, first: int, stop: int) -> None:
         """Forget the uncommitted results of positions `first` to `stop` (exclusive)."""
-        self._batches = [(p, b) for p, b in self._batches if not first <= p < stop]
+        kept: list[tuple[int, pa.RecordBatch]] = []
+        for position, batch in self._batches:
+            if position < first:
+                kept.append((position, batch.slice(0, first - position)))
+            if position >= stop:
+                kept.append((position, batch))
+            elif position + batch.num_rows > stop:
+                kept.append((stop, batch.slice(stop - position)))
+        self._batches = kept
 
     @property
     def pending(self) -> int:
@@ -163,12 +195,16 @@ class PartWriter:
         return bool(self._batches) and (self._bytes > self.BYTES or now - self._last >= pause)
 
     def commit(self, now: float) -> None:
-        """Write what was added as one part, or as several where undeclared types clash."""
-        taken, self._batches, self._bytes = self._batches, [], 0
+        """Write what was added as one part, or as several where undeclared types clash.
+
+        Raises:
+            OSError: the disk is full, say; what is not written stays, to be tried again.
+        """
         self._last = now
-        taken.sort(key=lambda pair: pair[0])
-        while taken:
-            taken = self._write(taken)
+        self._batches.sort(key=lambda pair: pair[0])
+        while self._batches:
+            self._batches = self._write(self._batches)
+        self._bytes, self._many = 0, self.MANY
 
     def _write(self, taken: list[tuple[int, pa.RecordBatch]]) -> list[tuple[int, pa.RecordBatch]]:
         """Write the batches that agree with the first; return the others."""
@@ -187,12 +223,18 @@ class PartWriter:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         schema = tables[0].schema.with_metadata({TABLE_KEY: self._table.encode()})
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            with pa.ipc.new_file(file, schema) as writer:
-                for joined in _joined([p for p, _ in taken], tables):
-                    writer.write_table(joined)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                with pa.ipc.new_file(file, schema) as writer:
+                    for _, run in _adjoining(zip((p for p, _ in taken), tables, strict=True)):
+                        writer.write_table(pa.concat_tables(run).combine_chunks())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            # On a full disk this makes room for saying so.
+            path.unlink(missing_ok=True)
+            error.filename = str(path)
+            raise
         return rest
 
 
@@ -204,19 +246,26 @@ def _agreed(batches: Sequence[pa.RecordBatch]) -> list[pa.Table]:
     return [conform(pa.Table.from_batches([b]), schema) for b in batches]
 
 
-def _joined(positions: Sequence[int], tables: Sequence[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of adjoining rows made one, so that slow rows do not make a batch each.
+def _adjoining(items: Iterable[tuple[int, T]]) -> Iterator[tuple[int, list[T]]]:
+    """Runs of adjoining rows of one schema, with the position of their first, so that slow rows do
+    not make a batch each.
 
     Only adjoining rows: batches that are ranges of rows can be put in order without copying them.
     Only up to `BATCH_ROWS`: to join more would be copying for nothing.
     """
-    run: list[pa.Table] = []
-    expected, rows = -1, 0
-    for position, table in zip(positions, tables, strict=True):
-        if run and (position != expected or rows + table.num_rows > BATCH_ROWS):
-            yield pa.concat_tables(run).combine_chunks()
-            run, rows = [], 0
-        run.append(table)
-        expected, rows = position + table.num_rows, rows + table.num_rows
+    run: list[T] = []
+    first = rows = 0
+    for position, item in items:
+        if run and (
+            position != first + rows
+            or rows + item.num_rows > BATCH_ROWS
+            or not item.schema.equals(run[0].schema)
+        ):
+            yield first, run
+            run = []
+        if not run:
+            first, rows = position, 0
+        run.append(item)
+        rows += item.num_rows
     if run:
-        yield pa.concat_tables(run).combine_chunks()
+        yield first, run

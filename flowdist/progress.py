@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
@@ -46,7 +47,9 @@ def progress(
     ...     show(run.status())
     """
     console = console or Console(stderr=True, highlight=False)
-    if console.is_jupyter or (console.is_terminal and not in_ci()):
+    if console.is_jupyter:
+        yield _Notebook(run)
+    elif console.is_terminal and not in_ci():
         with _Bar(run, console) as bar:
             yield bar
     else:
@@ -114,6 +117,29 @@ class _Bar:
         )
         if status.ended:
             self._progress.stop_task(self._task)
+
+
+class _Notebook:
+    """The bar of a notebook: an output of the cell that is replaced, which needs no widgets."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._output: Any = None
+
+    def __call__(self, status: Status) -> None:
+        from IPython.display import display
+
+        shown = {"text/html": self._html(status), "text/plain": str(status)}
+        if self._output is None:
+            self._output = display(shown, raw=True, display_id=True)
+        else:
+            self._output.update(shown, raw=True)
+
+    def _html(self, status: Status) -> str:
+        rest = ", ".join(escape(text) for text, _ in _rest(self._run, status))
+        bar = f'<progress value="{status.done}" max="{max(status.rows, 1)}"></progress>'
+        rows = f"{status.done:,}/{status.rows:,} rows"
+        return f"<div><b>{escape(status.name)}</b> {bar} {rows}, {rest}</div>"
 
 
 class _Lines:

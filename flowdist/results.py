@@ -54,22 +54,38 @@ class Counts:
 def load_parts(
     files: RunFiles, table: str, columns: Sequence[str] | None = None
 ) -> list[tuple[int, pa.Table]]:
-    """Committed parts of one table of the run, as (attempt, rows), ordered by their first row."""
+    """Committed parts of one table of the run, as (attempt, rows), ordered by their first row.
+
+    Those of a reduce that were made before what it reads was run anew are left out.
+    """
     found = []
+    since = _valid_since(files, table)
     for name in files.parts():
+        attempt = JobAttempt.of(name.split("/")[-1]).attempt
+        if attempt < since:
+            continue
         part = read_part(files.path(name))
         if part is None or not part.num_rows:
             continue
         if (part.schema.metadata or {}).get(TABLE_KEY) != table.encode():
             continue
         part = part.replace_schema_metadata(None)
-        attempt = JobAttempt.of(name.split("/")[-1]).attempt
         # A part may hold batches from several workers: each is in order, so they are put in order
         # apart.
         for batch in part.to_batches():
             piece = pa.Table.from_batches([batch])
             found.append((attempt, piece if columns is None else piece.select(columns)))
     return sorted(found, key=lambda pair: pair[1].column("_row")[0].as_py())
+
+
+def _valid_since(files: RunFiles, table: str) -> int:
+    """The launch from which on results of the table are about what it reads as that is now."""
+    if table == "rows":
+        return 0
+    phases = {phase["table"]: phase for phase in files.manifest()["phases"]}
+    read = {phases[name]["first_job"] for name in phases[table]["reads"]}
+    ran = (JobAttempt.of(name.split("/")[-1]) for name in files.parts()) if read else ()
+    return max((files.rows_since(), *(who.attempt for who in ran if who.job in read)))
 
 
 def row_states(files: RunFiles, rows: int, table: str = "rows") -> NDArray[np.int8]:
@@ -119,20 +135,21 @@ def read_results(
         tables = _united([part for _, part in parts], clashes)
     joined = pa.concat_tables(tables)
     numbers = joined.column("_row").to_numpy()
-    if len(numbers) == rows and (rows == 0 or bool((np.diff(numbers) > 0).all())):
+    if len(numbers) == rows and bool((numbers[1:] > numbers[:-1]).all()):
         return joined
     places = places_of(numbers, rows)
     if places is not None:
-        return gather(joined, pa.array(places))
+        del numbers
+        return joined.take(pa.array(places))
     attempts = np.repeat([a for a, _ in parts], [part.num_rows for _, part in parts])
     chosen = _choose(numbers, joined, attempts, rows, table)
-    taken = gather(joined, pa.array(chosen, mask=chosen < 0))
+    taken = joined.take(pa.array(chosen, mask=chosen < 0))
     status = pc.fill_null(taken.column("_status"), pa.scalar(MISSING, pa.int8()))
     taken = taken.set_column(taken.schema.get_field_index("_status"), "_status", status)
     return taken.set_column(taken.schema.get_field_index("_row"), "_row", pa.array(np.arange(rows)))
 
 
-def places_of(numbers: NDArray[np.int64], rows: int) -> NDArray[np.int64] | None:
+def places_of(numbers: NDArray[np.int64], rows: int) -> NDArray[Any] | None:
     """For every row where it is in `numbers`; None unless each is there exactly once.
 
     >>> places_of(np.array([2, 0, 1]), 3).tolist()
@@ -140,17 +157,11 @@ def places_of(numbers: NDArray[np.int64], rows: int) -> NDArray[np.int64] | None
     """
     if len(numbers) != rows:
         return None
-    places = np.full(rows, -1, np.int64)
-    places[numbers] = np.arange(rows)
+    # Half the memory, while the table is there twice.
+    small = np.int32 if rows < 1 << 31 else np.int64
+    places: NDArray[Any] = np.full(rows, -1, small)
+    places[numbers] = np.arange(rows, dtype=small)
     return places if bool((places >= 0).all()) else None
-
-
-def gather(table: pa.Table, places: pa.Array) -> pa.Table:
-    """The rows of a table at `places`, null where that is null."""
-    # A column at a time and in one piece: a mapped table is then never copied as a whole, and
-    # looking a place up does not begin with looking for its chunk.
-    columns = [column.combine_chunks().take(places) for column in table.columns]
-    return pa.table(columns, schema=table.schema)
 
 
 def _choose(
@@ -264,14 +275,22 @@ def read_grid_table(files: RunFiles) -> pa.Table:
     if "_row" not in grid.column_names:
         return grid
     places = places_of(grid.column("_row").to_numpy(), grid.num_rows)
-    return gather(grid.drop_columns(["_row"]), pa.array(places))
+    return grid.drop_columns(["_row"]).take(pa.array(places))
 
 
 def collect_rows(files: RunFiles, rows: int, *, clashes: Clashes = "raise") -> pa.Table:
-    """Grid columns, then "stage.field" columns, then the record, one row per grid row."""
+    """Grid columns, then "stage.field" columns in the order of the stages, then the record, one row
+    per grid row.
+    """
     results = read_results(files, rows, clashes=clashes)
+    # Of parts that had to be put in order: memory that pyarrow would keep for later.
+    pa.default_memory_pool().release_unused()
     table = read_grid_table(files)
+    # A stage that is skipped in the first rows is met after those behind it.
+    known = [stage["name"] for stage in files.manifest().get("stages", [])]
+    order = {name: number for number, name in enumerate(known)}
     outputs = [name for name in results.column_names if name not in RECORD]
+    outputs.sort(key=lambda name: order.get(name.partition(".")[0], len(order)))
     for name in (*outputs, "_row", *KEPT):
         field = results.schema.field(name)
         table = table.append_column(field, results.column(name))
@@ -297,7 +316,19 @@ def _one_line(text: str | None) -> str | None:
     error = json.loads(text)
     if "stage" not in error:
         return None  # the row was retried, and went well
-    return f"stage '{error['stage']}': {error['type']}: {error['message']}"
+    return failure_line(error["stage"], error["type"], error["message"])
+
+
+def failure_line(stage: str, type_: str, message: str) -> str:
+    """A recorded error in one line; what its message says itself is not said again.
+
+    >>> failure_line("fit", "ValueError", "diverged"), failure_line("fit", "KeyError", "")
+    ("stage 'fit': ValueError: diverged", "stage 'fit': KeyError")
+    >>> failure_line("fit", "OutputMismatch", "stage 'fit', field 'n': expected int, got None")
+    "OutputMismatch: stage 'fit', field 'n': expected int, got None"
+    """
+    place = "" if message.startswith(f"stage '{stage}'") else f"stage '{stage}': "
+    return f"{place}{type_}: {message}" if message else f"{place}{type_}"
 
 
 def error_rows(table: pa.Table, *, retried: bool = False) -> list[dict[str, Any]]:
@@ -332,6 +363,11 @@ def error_names(params: Sequence[str]) -> list[str]:
     return [f"grid.{name}" if name in ERROR_COLUMNS else name for name in params]
 
 
+def is_nested(type_: pa.DataType) -> bool:
+    """Whether a column of the type holds a small table in each row."""
+    return bool(pa.types.is_list(type_) and pa.types.is_struct(type_.value_type))
+
+
 def flatten_nested(table: pa.Table, column: str, keys: Sequence[str]) -> pa.Table:
     """A nested-table column as a long table: the `keys` of its row repeated, then its own
     columns.
@@ -339,11 +375,11 @@ def flatten_nested(table: pa.Table, column: str, keys: Sequence[str]) -> pa.Tabl
     nested = table.column(column).combine_chunks()
     parents = pc.list_parent_indices(nested)
     rows = pc.list_flatten(nested)
-    out = table.select(list(keys)).take(parents)
+    columns = {name: table.column(name).take(parents) for name in keys}
     for i, field in enumerate(rows.type):
         name = field.name if field.name not in keys else f"{column.split('.')[0]}.{field.name}"
-        out = out.append_column(name, pc.struct_field(rows, [i]))
-    return out
+        columns[name] = pc.struct_field(rows, [i])
+    return pa.table(columns)
 
 
 def to_frame(table: pa.Table, as_: As, root: str) -> Any:

@@ -38,6 +38,8 @@ __all__ = [
 
 Kind: TypeAlias = Literal["error", "timeout", "crash"]
 KINDS: tuple[Kind, ...] = ("error", "timeout", "crash")
+# The resources that a next attempt may have more of.
+SCALED = ("cpus", "memory", "time", "gpus")
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,12 @@ def retry(
         for match in on:
             _check_match(match)
     for name, factor in (scale or {}).items():
-        if not 0 < factor < math.inf:
+        if name not in SCALED:
+            raise UsageError(
+                f"retry: scale[{name!r}]: there is no such resource{nearest(name, SCALED)} "
+                f"(there are: {', '.join(SCALED)})"
+            )
+        if not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
             raise UsageError(f"retry: scale[{name!r}]={factor!r} is not a factor above 0")
     return _Retry(times, on, backoff if callable(backoff) else fixed(backoff), dict(scale or {}))
 

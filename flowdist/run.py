@@ -71,7 +71,8 @@ def attach(run_id: str | Path, root: str | Path | None = None) -> Run:
         return Run(RunFiles.at(base / text))
     known = [d.name for d in _run_directories(base)]
     raise RunNotFound(
-        f"there is no run '{text}' in {base}{nearest(text, known)} ({len(known)} runs there; "
+        f"there is no run '{text}' in {base}{nearest(text, known)} "
+        f"({len(known)} run{'' if len(known) == 1 else 's'} there; "
         "another place is given as root=, --root or FLOWDIST_ROOT)"
     )
 
@@ -248,16 +249,16 @@ class Run:
         """The table of one stage; waits for the run to end.
 
         For a reduce: one row per group. For a stage that returned tables: their rows, long, with
-        the grid's columns repeated. Otherwise: the grid's columns and the stage's fields.
-        ``"stage.field"`` names one nested field of a stage that has several. `as_` and `errors` are
-        those of `collect`.
+        the grid's columns repeated; for a reduce that did, with the group's. Otherwise: the grid's
+        columns and the stage's fields. ``"stage.field"`` names one nested field of a stage that has
+        several. `as_` and `errors` are those of `collect`.
 
         Raises:
-            RunError: there is no such stage.
+            RunError: there is no such stage, or it has no such nested field.
             RowsFailed: rows (or groups, for a reduce) failed and ``errors="raise"``.
             RunIncomplete: the run has ended without a result for some of them.
         """
-        from flowdist.results import collect_rows, flatten_nested, shown_record, to_frame
+        from flowdist.results import KEPT, collect_rows, flatten_nested, shown_record, to_frame
         from flowdist.workers.groups import reduce_table, stage_columns
 
         self._check(as_, errors)
@@ -273,12 +274,17 @@ class Run:
         if phase is not None:
             groups = reduce_table(self.files, phase, record=True)
             groups = self._without_failures(groups, f"groups of reduce '{name}'", errors)
-            return to_frame(shown_record(groups, keep=errors == "keep"), as_, str(self.directory))
+            groups = shown_record(groups, keep=errors == "keep")
+            # Named after its stage, as the nested tables of rows are.
+            fixed = {*phase["by"], *KEPT}
+            names = [n if n in fixed else f"{name}.{n}" for n in groups.column_names]
+            if column := self._nested(groups.rename_columns(names), name, field):
+                groups = flatten_nested(groups.rename_columns(names), column, phase["by"])
+            return to_frame(groups, as_, str(self.directory))
         table = self._without_failures(collect_rows(self.files, self.rows), "rows", errors)
         table = shown_record(table, keep=errors == "keep")
-        nested = f"{name}.{field or 'table'}"
-        if nested in table.column_names:
-            table = flatten_nested(table, nested, self.manifest["columns"])
+        if column := self._nested(table, name, field):
+            table = flatten_nested(table, column, self.manifest["columns"])
         else:
             table = stage_columns(table, name)
         return to_frame(table, as_, str(self.directory))
@@ -299,7 +305,13 @@ class Run:
         for phase in self.manifest["phases"][1:]:
             found += error_rows(reduce_table(self.files, phase, record=True), retried=retried)
         columns = ["row", *error_names(self.manifest["columns"]), *ERROR_COLUMNS[1:]]
-        return pd.DataFrame(found, columns=columns)
+        # A group has no value for columns that it is not made by: those of rows stay as they are.
+        gaps = [name for name in columns if any(name not in one for one in found)]
+        data = {name: [one.get(name) for one in found] for name in columns}
+        return pd.DataFrame(
+            {n: pd.Series(v, dtype=object if n in gaps else None) for n, v in data.items()},
+            columns=columns,
+        )
 
     def report(self, path: str | Path) -> Path:
         """Write a page about the run, one HTML file that needs nothing else; returns its path."""
@@ -353,6 +365,7 @@ class Run:
         launch(
             self.files,
             self.manifest,
+            after=status.attempt,
             jobs=self._jobs_with(todo),
             before={
                 "ok": counts.ok,
@@ -445,13 +458,35 @@ class Run:
             table = table.filter(pa.array((status != FAILED) & (status != MISSING)))
         return table
 
+    def _nested(self, table: pa.Table, stage: str, field: str) -> str | None:
+        """The column of nested tables that is meant; None where the stage's table is not one."""
+        from flowdist.results import is_nested
+
+        own = [c for c in table.schema if c.name.startswith(f"{stage}.")]
+        tables = [c.name for c in own if is_nested(c.type)]
+        column = f"{stage}.{field or 'table'}"
+        if column in tables:
+            return column
+        if not field:
+            return None
+        fields = [name.removeprefix(f"{stage}.") for name in tables]
+        raise RunError(
+            f"stage '{stage}' of run {self.id} has no nested table '{field}'"
+            f"{nearest(field, fields)} (there are: {', '.join(fields) or 'none'})"
+        )
+
     def _failed(self, table: pa.Table, failed: int, what: str) -> str:
-        from flowdist.results import error_rows
+        from flowdist.results import error_rows, failure_line
 
         first = error_rows(table)[0]
+        unit = f"row {first['row']}"
+        if what != "rows":
+            by = [name for name in table.column_names if name in self.manifest["columns"]]
+            group = ", ".join(f"{name}={first[name]!r}" for name in by if name in first)
+            unit = f"group {group or first['row']}"
         return (
-            f"{failed:,} of {table.num_rows:,} {what} failed; the first, row {first['row']}: "
-            f"stage '{first['stage']}': {first['type']}: {first['message']}\n"
+            f"{failed:,} of {table.num_rows:,} {what} failed; the first, {unit}: "
+            f"{failure_line(first['stage'], first['type'], first['message'])}\n"
             "run.errors() lists them all; errors='keep' or errors='drop' takes the others; "
             "run.resume(failed=True) tries them again"
         )

@@ -133,15 +133,23 @@ def error_groups_table(groups: Sequence[ErrorGroup]) -> Table:
     return made
 
 
-def errors_table(errors: pd.DataFrame, columns: Sequence[str], most: int) -> Table:
-    """Failed rows, one a line; `columns` are those of the grid."""
+def errors_table(
+    errors: pd.DataFrame,
+    columns: Sequence[str],
+    most: int,
+    reduces: Mapping[str, Sequence[str]] | None = None,
+) -> Table:
+    """Failed rows, one a line; `columns` are those of the grid, `reduces` the columns that name the
+    groups of each reduce.
+    """
     made = table(("row", "right"), "parameters", "stage", "error", ("attempts", "right"))
     for record in errors.head(most).to_dict("records"):
         row = {str(key): value for key, value in record.items()}
         said = Text.assemble((row["type"], "red"), f": {_cell(row['message'])}")
+        by = (reduces or {}).get(row["stage"])
         made.add_row(
-            str(row["row"]),
-            Text(parameters(row, columns)),
+            str(row["row"]) if by is None else f"group {row['row']}",
+            Text(parameters(row, columns if by is None else by)),
             Text(row["stage"]),
             said,
             str(row["attempts"]),
@@ -149,11 +157,18 @@ def errors_table(errors: pd.DataFrame, columns: Sequence[str], most: int) -> Tab
     return made
 
 
-def error_page(row: Mapping[str, Any], columns: Sequence[str]) -> RenderableType:
+def error_page(
+    row: Mapping[str, Any],
+    columns: Sequence[str],
+    reduces: Mapping[str, Sequence[str]] | None = None,
+) -> RenderableType:
     """All that is known of one failed row: parameters, what was tried, the traceback."""
+    by = (reduces or {}).get(row["stage"])
+    unit, what = ("row", "stage") if by is None else ("group", "reduce")
+    who = parameters(row, columns if by is None else by)
     title = Text.assemble(
-        (f"row {row['row']}", "bold"), f" ({parameters(row, columns)}): stage '{row['stage']}' ",
-        "failed after ", f"{row['attempts']} attempt{'s' if row['attempts'] != 1 else ''}",
+        (f"{unit} {row['row']}", "bold"), f" ({who})" if who else "",
+        f": {what} '{row['stage']}' failed after ", f"{row['attempts']} attempt{'s' if row['attempts'] != 1 else ''}",
     )  # fmt: skip
     parts: list[RenderableType] = [title]
     causes = [c for c in row["causes"] if isinstance(c, Mapping)]
@@ -344,7 +359,8 @@ def _counts(status: Status) -> Text:
     parts: list[tuple[str, str]] = [(f"{status.ok:,} ok", "green" if status.ok else "dim")]
     parts.append((f"{status.failed:,} failed", "red" if status.failed else "dim"))
     if status.groups_failed:
-        parts.append((f"{status.groups_failed:,} groups of a reduce failed", "red"))
+        groups = "group" if status.groups_failed == 1 else "groups"
+        parts.append((f"{status.groups_failed:,} {groups} of a reduce failed", "red"))
     if status.skipped:
         parts.append((f"{status.skipped:,} skipped", "yellow"))
     if status.running:

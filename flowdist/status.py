@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 State = Literal["pending", "running", "done", "stopped", "failed", "lost"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Status:
     """A run at one moment.
 
@@ -81,7 +81,7 @@ class Status:
 
         return status_table(self)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         reason = f": {self.reason}" if self.reason else ""
         return (
             f"{self.id}: {self.state}{reason}; {self.done:,} of {self.rows:,} rows "

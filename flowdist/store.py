@@ -64,8 +64,13 @@ class DirectoryStore:
     def put(self, name: str, data: bytes) -> None:
         path = self._made(name)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            error.filename = str(path)
+            raise
 
     def replace(self, name: str, data: bytes) -> None:
         with self._made(name).open("wb") as file:
@@ -203,6 +208,13 @@ class RunFiles:
             beat = self.read_json(f"beats/{name}")
             if beat is not None:
                 yield who, beat
+
+    def rows_since(self) -> int:
+        """The number of the last launch that ran rows; 0 where none did."""
+        for attempt in reversed(self.attempts()):
+            if (self.read_json(self.intent(attempt)) or {}).get("jobs"):
+                return attempt
+        return 0
 
     def events(self) -> list[dict[str, Any]]:
         """All events of the run, oldest first."""

@@ -135,19 +135,21 @@ def launch(
     files: RunFiles,
     manifest: dict[str, Any],
     *,
+    after: int = 0,
     jobs: list[int] | None = None,
     before: dict[str, int] | None = None,
     failed: bool = False,
 ) -> Handle:
     """Start a new launch: `jobs` of the rows (default: all), then every reduce.
 
-    Creating the intent is what decides between two processes that resume at once.
+    `after` is the number of the launch that was seen to have ended. Creating the intent of the next
+    is what decides between two processes that resume at once.
 
     Raises:
         RunError: somebody else is starting the same launch.
         BackendError: the backend refused.
     """
-    attempt = max(files.attempts(), default=0) + 1
+    attempt = after + 1
     wanted = list(range(manifest["layout"]["jobs"])) if jobs is None else jobs
     intent = {
         "time": time.time(),
@@ -201,7 +203,8 @@ def _phases(flow: Flow, layout: Layout) -> list[dict[str, Any]]:
             "jobs": layout.jobs,
         }
     ]
-    for number, stage in enumerate(s for s in flow.stages if s.is_reduce):
+    reduces = [s for s in flow.stages if s.is_reduce]
+    for number, stage in enumerate(reduces):
         by = stage.by or ()
         groups = group_rows(flow.grid.table, by)[1] if by else min(1, layout.rows)
         phases.append(
@@ -212,6 +215,7 @@ def _phases(flow: Flow, layout: Layout) -> list[dict[str, Any]]:
                 "first_job": layout.jobs + number,
                 "jobs": 1,
                 "by": list(by),
+                "reads": [s.name for s in reduces if s.name in stage.uses],
                 "groups": groups,
             }
         )

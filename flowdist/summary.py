@@ -287,11 +287,15 @@ def _too_few_cores(summary: PlanSummary) -> Iterator[str]:
     running = plan.jobs_running(summary.jobs)
     fitting = cores // (running * plan.cpus_per_worker)
     jobs = f"{running:,} jobs at once with " if running > 1 else ""
+    one = running == 1 and summary.workers == 1
+    verb, they = (
+        ("wants", "its threads will take turns") if one else ("want", "they will take turns")
+    )
     each = f" of {plan.cpus_per_worker} cores" if plan.cpus_per_worker > 1 else ""
     advice = f"Set workers={fitting}" if fitting else "Run fewer jobs at once, or lower cpus"
     yield (
-        f"{jobs}{_many(summary.workers, 'worker')}{each} want {_many(summary.cores_asked, 'core')} "
-        f"and this machine has {cores:,}, so they will take turns. {advice}."
+        f"{jobs}{_many(summary.workers, 'worker')}{each} {verb} "
+        f"{_many(summary.cores_asked, 'core')} and this machine has {cores:,}, so {they}. {advice}."
     )
 
 

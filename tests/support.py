@@ -90,9 +90,17 @@ def read_names(files: RunFiles) -> list[str]:
 
 
 def write_run(
-    directory: Path, rows: int = 10, *, jobs: int = 1, reduces: Mapping[str, int] | None = None
+    directory: Path,
+    rows: int = 10,
+    *,
+    jobs: int = 1,
+    reduces: Mapping[str, int] | None = None,
+    reads: Mapping[str, list[str]] | None = None,
 ) -> RunFiles:
-    """A run of `rows` rows (column x = row number), never launched; `reduces` name -> groups."""
+    """A run of `rows` rows (column x = row number), never launched.
+
+    `reduces` name -> groups, `reads` which others a reduce reads.
+    """
     files = RunFiles.at(directory)
     phases: list[dict[str, Any]] = [
         {"table": "rows", "stages": ["sq"], "timeouts": [None], "first_job": 0, "jobs": jobs}
@@ -100,6 +108,7 @@ def write_run(
     for number, (name, groups) in enumerate((reduces or {}).items()):
         phase = {"table": name, "stages": [name], "timeouts": [None], "first_job": jobs + number}
         phases.append({**phase, "jobs": 1, "by": [], "groups": groups})
+        phases[-1]["reads"] = (reads or {}).get(name, [])
     manifest = {
         "id": "demo-1",
         "name": "demo",

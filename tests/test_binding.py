@@ -209,10 +209,14 @@ def test_a_reduce_has_one_group_table_only() -> None:
         bind(lambda rows, more: 0, reduce_scope())
 
 
-def test_a_column_that_is_not_in_by_fills_nothing_in_a_reduce() -> None:
-    bindings = bind(lambda y: 0, reduce_scope())
+def test_a_column_that_is_not_in_by_is_not_the_name_of_a_reduces_rows() -> None:
+    with pytest.raises(FlowError, match=r"'y' is a grid column that differs.*add it to by"):
+        bind(lambda y: 0, reduce_scope())
 
-    assert [(b.parameter, b.kind) for b in bindings] == [("y", "group")]
+
+def test_a_second_table_of_a_reduce_is_refused_with_the_reason() -> None:
+    with pytest.raises(FlowError, match="the group's rows go to the first parameter"):
+        bind(lambda rows, more: 0, reduce_scope())
 
 
 def test_a_stage_of_a_reduce_is_its_table() -> None:

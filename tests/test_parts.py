@@ -84,6 +84,24 @@ def test_a_part_that_is_there_is_never_written_over(files: RunFiles) -> None:
     assert rows_in(files) == [[0]]
 
 
+def test_what_could_not_be_written_stays_to_be_tried_again(
+    files: RunFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer = writer_of(files)
+    writer.add(0, [results([0, 1], sq__value=[0, 1])])
+    with monkeypatch.context() as disk, pytest.raises(OSError, match=r"No space left.*\.arrow"):
+        disk.setattr(os, "fsync", full)
+        writer.commit(0.0)
+    left = files.parts()
+    writer.commit(0.0)
+
+    assert left == []  # there is room to say why
+    assert rows_in(files) == [[0, 1]]
+
+
 def test_a_part_cut_off_anywhere_is_no_part(files: RunFiles) -> None:
     whole = write_part(files, results(range(4), sq__value=range(4))).read_bytes()
     cut = files.path("parts/cut.arrow")
@@ -317,7 +335,7 @@ def test_a_day_leaves_about_a_hundred_parts(files: RunFiles) -> None:
 
 
 def test_much_in_memory_is_due_at_once(files: RunFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PartWriter, "BYTES", 1000)
+    monkeypatch.setattr(PartWriter, "BYTES", PartWriter.BATCH_BYTES + 1000)
     writer = writer_of(files)
 
     writer.add(0, [results(range(10), sq__value=range(10))])
@@ -326,6 +344,32 @@ def test_much_in_memory_is_due_at_once(files: RunFiles, monkeypatch: pytest.Monk
 
     assert not little
     assert writer.due(0.1)
+
+
+def test_rows_that_come_one_by_one_are_joined_in_memory(files: RunFiles) -> None:
+    writer = writer_of(files)
+
+    for row in range(10 * PartWriter.MANY):
+        writer.add(row, [results([row], sq__value=[row])])
+
+    assert writer.pending < 2 * PartWriter.MANY
+    assert not writer.due(0.1)
+    writer.commit(0.0)
+    assert sum(rows_in(files), []) == list(range(10 * PartWriter.MANY))
+
+
+def test_what_was_joined_can_be_dropped_in_part(
+    files: RunFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PartWriter, "MANY", 10)
+    writer = writer_of(files)
+    for row in range(10):
+        writer.add(row, [results([row], sq__value=[row])])
+
+    writer.drop(3, 7)
+
+    writer.commit(0.0)
+    assert sum(rows_in(files), []) == [0, 1, 2, 7, 8, 9]
 
 
 def test_a_commit_starts_the_next_pause(files: RunFiles) -> None:

@@ -6,6 +6,8 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 from rich.console import Console
 
@@ -170,3 +172,22 @@ def test_standard_output_stays_clean(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "40 of 100 rows" in captured.err
+
+
+def test_a_notebook_shows_one_bar_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWDIST_ROOT", str(tmp_path))
+    cell = nbformat.v4.new_code_cell(
+        "from flowdist import flow, param_grid\n"
+        "f = flow(param_grid(x=range(50)), name='study').stage('f', lambda x: x)\n"
+        "f.collect()['f.value'].sum()"
+    )
+
+    nbclient.NotebookClient(nbformat.v4.new_notebook(cells=[cell]), timeout=60).execute()
+
+    bar, result = (output["data"] for output in cell["outputs"])
+    assert '<progress value="50" max="50">' in bar["text/html"]
+    assert "50/50 rows, done in" in bar["text/html"]
+    assert bar["text/plain"].endswith("50 of 50 rows (50 ok, 0 failed, 0 skipped)")
+    assert result["text/plain"].endswith("1225)")

@@ -33,7 +33,7 @@ from flowdist.store import RunFiles
 @pytest.fixture
 def files(tmp_path: Path) -> RunFiles:
     """A run of six rows without results."""
-    return write_run(tmp_path, rows=6)
+    return write_run(tmp_path, rows=6, reduces={"total": 1})
 
 
 def value(files: RunFiles, rows: int = 6, table: str = "rows", **how: Any) -> list[Any]:
@@ -137,6 +137,30 @@ def test_a_reduce_takes_its_latest_attempt_even_where_that_failed(files: RunFile
     assert row_states(files, 1, "total").tolist() == [FAILED]
 
 
+def test_a_reduce_of_before_rows_were_run_anew_is_missing(files: RunFiles) -> None:
+    files.put_json(files.intent(1), {"jobs": [0]})
+    write_part(files, results([0], sq__value=[1]), job=1, attempt=1, table="total")
+    files.put_json(files.intent(2), {"jobs": []})
+    only_reduces = row_states(files, 1, "total").tolist()
+    files.put_json(files.intent(3), {"jobs": [0]})
+
+    assert only_reduces == [OK]
+    assert row_states(files, 1, "total").tolist() == [MISSING]
+
+
+def test_a_reduce_of_before_one_that_it_reads_was_run_anew_is_missing(tmp_path: Path) -> None:
+    files = write_run(tmp_path, reduces={"mean": 1, "spread": 1}, reads={"spread": ["mean"]})
+    for attempt, jobs in ((1, [0]), (2, [])):
+        files.put_json(files.intent(attempt), {"jobs": jobs})
+    write_part(files, results([0], status=FAILED), job=1, attempt=1, table="mean")
+    write_part(files, results([0], sq__value=[1]), job=2, attempt=1, table="spread")
+    before = row_states(files, 1, "spread").tolist()
+    write_part(files, results([0], sq__value=[1]), job=1, attempt=2, table="mean")
+
+    assert before == [OK]
+    assert row_states(files, 1, "spread").tolist() == [MISSING]
+
+
 history = st.lists(
     st.tuples(
         st.integers(1, 4),
@@ -157,7 +181,7 @@ def test_every_row_appears_once_and_its_state_is_told_alike_everywhere(
     attempts: list[tuple[int, list[tuple[int, int]]]],
     table: str,
 ) -> None:
-    files = write_run(tmp_path_factory.mktemp("run"))
+    files = write_run(tmp_path_factory.mktemp("run"), reduces={"total": 6})
     for seq, (attempt, rows) in enumerate(attempts):
         batches = [results([r], status=s, sq__value=[seq]) for r, s in rows]
         write_part(files, *batches, attempt=attempt, seq=seq, table=table)

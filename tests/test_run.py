@@ -232,7 +232,22 @@ def test_of_two_that_resume_at_once_one_starts_the_launch() -> None:
     run.files.attempts = lambda: [attempt - 1]  # type: ignore[method-assign]
 
     with pytest.raises(RunError, match="started by somebody else"):
-        launch(run.files, run.manifest)
+        launch(run.files, run.manifest, after=attempt - 1)
+
+
+def test_who_resumes_on_what_is_no_longer_so_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = over(50, sleepy).submit().cancel()
+    theirs = attach(ours.id)
+    seen = ours.status()
+    theirs.resume()
+    monkeypatch.setattr(ours, "status", lambda: seen)
+
+    with pytest.raises(RunError, match="started by somebody else"):
+        ours.resume()
+
+    assert theirs.cancel().files.attempts() == [1, 2]
 
 
 def test_a_launch_that_never_started_is_lost_and_can_be_resumed() -> None:
@@ -408,6 +423,23 @@ def test_a_reduce_drops_keeps_or_refuses_failed_rows() -> None:
     assert run.table("raise", errors="keep")["_status"].tolist() == ["failed"]
     with pytest.raises(RowsFailed, match=r"1 of 1 groups of reduce 'raise' failed.*1 of the group"):
         run.table("raise")
+
+
+def test_a_reduce_is_run_again_when_rows_were_though_that_launch_died_before_it(
+    tmp_path: Path,
+) -> None:
+    flag = tmp_path / "good"
+    f = flow(param_grid(x=[1, 2, 3]), const={"flag": str(flag)})
+    f = f.stage("f", lambda x, flag: x if x != 2 or Path(flag).exists() else 1 / 0)
+    run = finished(f.reduce("total", lambda f: int(f["value"].sum()), errors="drop"))
+    flag.touch()
+    run.resume(failed=True).wait(PATIENCE)
+    run.files.path("parts/00001-2-0000.arrow").unlink()
+
+    died = run.status()
+
+    assert (died.state, "reduce total has not run" in died.reason) == ("lost", True)
+    assert run.resume().wait(PATIENCE).table("total")["value"].tolist() == [6]
 
 
 def test_a_failed_reduce_is_no_clean_end() -> None:

@@ -128,11 +128,17 @@ def workers(tmp_path: Path, clock: ManualClock) -> Workers:
     return Workers(tmp_path, clock, 4, done=[])
 
 
+def commit(source: Source, *spans: Span) -> None:
+    for span in spans:
+        source.ran(span.first, span.stop - span.first)
+    source.committed()
+
+
 def drain(source: Source) -> list[int]:
     found: list[int] = []
     while spans := source.take():
         found += positions(spans)
-        source.committed([(span.first, span.stop) for span in spans])
+        commit(source, *spans)
     return found
 
 
@@ -147,9 +153,9 @@ def test_a_claim_is_done_when_all_its_rows_are_on_disk(workers: Workers) -> None
     source = workers.source("ann")
     source.take()
 
-    source.committed([(0, 1)])
+    commit(source, Span(0, 1))
     half = workers.queue().counts()
-    source.committed([(1, 2)])
+    commit(source, Span(1, 2))
 
     assert half == Counts(waiting=2, claimed=2, done=0)
     assert workers.queue().counts() == Counts(waiting=2, claimed=0, done=2)
@@ -161,7 +167,7 @@ def test_a_source_is_exhausted_when_everything_is_done_by_whomever(workers: Work
     drain(bob)
 
     waiting = bob.exhausted
-    ann.committed([(span.first, span.stop) for span in held])
+    commit(ann, *held)
 
     assert waiting is False  # ann may die, and then her rows come to bob
     assert bob.exhausted
@@ -216,7 +222,7 @@ def test_rows_committed_under_a_lost_claim_do_not_complete_it(workers: Workers) 
     drain(bob)
     workers.take_over(bob)
 
-    ann.committed([(0, 2)])
+    commit(ann, Span(0, 2))
 
     assert workers.queue().counts() == Counts(waiting=0, claimed=2, done=2)
 
@@ -232,7 +238,7 @@ def test_what_a_source_lost_and_claimed_again_is_not_lost(workers: Workers) -> N
 
     assert again == [Span(0, 2)]
     assert ann.lost_spans() == []
-    ann.committed([(0, 2)])
+    commit(ann, Span(0, 2))
     assert workers.queue().counts() == Counts(waiting=0, claimed=0, done=4)
 
 

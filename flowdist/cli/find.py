@@ -202,7 +202,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         key = key.strip().replace("-", "_")
         if not sign or not key:
             raise UsageError(f"'{word}' sets nothing; write field=value, as in workers=4")
-        value = _value(text.strip())
+        # A memory without a unit is refused as text, and would pass as a number of bytes.
+        value = text.strip() if key == "memory" else _value(text.strip())
         # A column's name holds no comma.
         found[key] = value.split(",") if key == "by" and isinstance(value, str) else value
     return found

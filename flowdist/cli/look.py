@@ -122,8 +122,12 @@ def logs(run_id: str, job: int | None, follow: bool, root: str | None) -> None:
       flowdist logs last
       flowdist logs last 3 -f
     """
-    for line in find_run(run_id, root).logs(job, follow=follow):
+    run, silent = find_run(run_id, root), True
+    for line in run.logs(job, follow=follow):
         click.echo(line)
+        silent = False
+    if silent:
+        click.echo(f"Nothing has been printed in {run.id}.", err=True)
 
 
 @click.command(cls=Command)
@@ -151,15 +155,18 @@ def errors(run_id: str, most: int, row: int | None, root: str | None, as_json: b
     run = find_run(run_id, root)
     found = run.errors()
     columns = list(run.manifest["columns"])
+    reduces = {phase["table"]: phase["by"] for phase in run.manifest["phases"][1:]}
     if row is not None:
         records = found[found["row"] == row].to_dict("records")
         if not records:
-            raise UsageError(
-                f"row {row} of run {run.id} has not failed ({len(found):,} rows have: "
-                f"{command(run, 'errors')})"
-            )
-        page = {str(key): value for key, value in records[0].items()}
-        out.table(show.error_page(page, columns), page)
+            if not 0 <= row < run.rows:
+                raise UsageError(f"run {run.id} has rows 0 to {run.rows - 1:,}, not {row}")
+            others = f"; {command(run, 'errors')} lists those that have" if len(found) else ""
+            raise UsageError(f"row {row} of run {run.id} has not failed{others}")
+        pages = [{str(key): value for key, value in record.items()} for record in records]
+        for page in pages:  # a group of a reduce may have the number of a row
+            out.show(show.error_page(page, columns, reduces))
+        out.data(pages[0])
         return
     if found.empty:
         out.message(f"No row of {run.id} has failed.")
@@ -172,7 +179,7 @@ def errors(run_id: str, most: int, row: int | None, root: str | None, as_json: b
     if len(groups) > 1 or len(found) > most:
         out.show(show.error_groups_table(groups))
         out.show(Text())
-    out.show(show.errors_table(found, columns, most))
+    out.show(show.errors_table(found, columns, most, reduces))
     if len(found) > most:
         out.message(f"\n{most:,} of {len(found):,} failed rows; -n shows more")
     example = command(run, "errors", "--row", str(found["row"].iloc[0]))

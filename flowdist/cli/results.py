@@ -69,6 +69,9 @@ def collect(
         raise UsageError("--errors and --drop-failed say opposite things; give one of them")
     if path is not None and path.suffix not in FORMATS:
         raise UsageError(f"{path}: a table is written as {', '.join(FORMATS)}, not '{path.suffix}'")
+    if stage is not None and (partial or as_text):
+        raise UsageError("--partial and --as-text are for the table of all rows, without --table")
+    errors: Any = "keep" if keep else "drop" if drop else "raise"
     out = Output(json=as_json)
     run = find_run(run_id, root)
     if not partial and not run.status().ended:
@@ -78,9 +81,9 @@ def collect(
             click.echo("\nThe run goes on; --partial takes what is there.", err=True)
             ctx.exit(INTERRUPTED)
     if stage is not None:
-        table = run.table(stage, as_="arrow")
+        table = _table(run, stage, errors)
     else:
-        table = _collected(run, "keep" if keep else "drop" if drop else "raise", partial, as_text)
+        table = _collected(run, errors, partial, as_text)
     if path is not None:
         write_table(table, path)
         what = f"{table.num_rows:,} rows, {table.num_columns:,} columns"
@@ -88,6 +91,18 @@ def collect(
         out.data({"path": str(path), "rows": table.num_rows, "columns": table.column_names})
         return
     _print(out, table)
+
+
+def _table(run: Run, stage: str, errors: Any) -> pa.Table:
+    """The table of a stage, or a failure that says what to type."""
+    try:
+        return run.table(stage, as_="arrow", errors=errors)
+    except RowsFailed as error:
+        raise Failure(
+            f"{str(error).splitlines()[0]}. --errors keeps what failed in the table, --drop-failed "
+            f"leaves it out; {command(run, 'errors')} lists it",
+            ROWS_FAILED,
+        ) from None
 
 
 def _collected(run: Run, errors: Any, partial: bool, as_text: bool) -> pa.Table:

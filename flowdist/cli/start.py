@@ -58,7 +58,7 @@ def init(path: Path) -> None:
     """
     text = resources.files("flowdist.cli").joinpath("starter.py").read_text(encoding="utf-8")
     if path.suffix != ".py":
-        raise UsageError(f"{path}: the file of a flow ends in .py, as in {path}.py")
+        raise UsageError(f"{path}: the file of a flow ends in .py, as in {path.with_suffix('.py')}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:

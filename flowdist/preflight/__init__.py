@@ -178,7 +178,12 @@ def _root(plan: Plan, written: int, machine: Machine) -> Iterator[Check]:
     other = "make it writable, or choose another with root= or $FLOWDIST_ROOT"
     there = next(p for p in (root, *root.parents) if os.path.exists(p))
     if not there.is_dir():
-        yield Check("root", "error", f"root {root}: {there} is not a directory", other)
+        yield Check(
+            "root",
+            "error",
+            f"root {root}: {there} is not a directory",
+            "choose another with root= or $FLOWDIST_ROOT",
+        )
         return
     if not os.access(there, os.W_OK | os.X_OK):
         yield Check("root", "error", f"root {root}: {there} is not writable", other)

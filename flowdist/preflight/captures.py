@@ -138,7 +138,8 @@ def _worst(
 ) -> Iterator[tuple[_Part, ...]]:
     """Paths from `value` to the innermost parts that are bad; `opens` says which to look into."""
     inside = sum(1 for part in path if not part.verb)
-    if len(path) >= DEEPEST_PATH or inside >= DEEPEST_ATTRIBUTE:
+    deep = inside >= DEEPEST_ATTRIBUTE and not isinstance(value, FunctionType)
+    if len(path) >= DEEPEST_PATH or deep:
         return
     seen |= {id(value)}
     for part in _parts(value):
@@ -220,7 +221,10 @@ def _told(root: Any, path: tuple[_Part, ...]) -> str:
         name = "".join(part.name for part in path).lstrip(".")
         return f"'{name}' ({kind} in {_a(root)})"
     name = "".join(part.name for part in path[start:])
-    owner = "the function" if start == 0 else f"{path[start - 1].name}()"
+    owner = "the function"
+    if start:
+        since = max((i for i in range(start) if path[i].verb), default=0)
+        owner = "".join(part.name for part in path[since:start]).lstrip(".") + "()"
     return f"'{name}' ({kind} that {owner} {path[start].verb})"
 
 

@@ -253,7 +253,10 @@ def _variable(
 ) -> Iterator[_Given]:
     source = f"environment variable {variable}"
     field = variable.removeprefix(prefix).lower()
-    for key, value in flatten({field: _value(text)}, source).items():
+    said = text if field == "memory" else _value(text)
+    if field == "by" and isinstance(said, str) and "," in said:
+        said = [name.strip() for name in said.split(",")]  # as on the command line
+    for key, value in flatten({field: said}, source).items():
         yield _Given(key, value, source, for_any_plan)
 
 
@@ -286,9 +289,10 @@ def _kind(profile: Profile, given: Sequence[_Given]) -> str:
     said = [one for one in given if one.field == "kind"]
     kinds = _kinds()
     if not said:
+        others = "" if len(kinds) == 1 else f" (one of {', '.join(kinds)})"
         raise ProfileError(
-            f'{profile}: says no kind of plan; add kind = "local" (one of {", ".join(kinds)}), '
-            "or extend a profile that has one"
+            f'{profile}: says no kind of plan; add kind = "local"{others}, or extend a profile '
+            'that has one, as in extends = "laptop"'
         )
     kind, source = said[-1].value, said[-1].source
     if str(kind) not in kinds:

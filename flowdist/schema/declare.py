@@ -212,7 +212,10 @@ def _construct(declared: Any, place: _Place) -> Field:
     if origin in (typing.Annotated, typing.Final, typing.Required):
         return _translate(arguments[0], place)
     if origin is typing.NotRequired:
-        raise SchemaError(f"{place}: it may be left out; let it be None instead")
+        raise SchemaError(
+            f"{place}: a column is in every row, so no field may be left out; declare it as "
+            f"{_spelt(arguments[0])} | None and return the None"
+        )
     if origin in (typing.Union, types.UnionType):
         return _union(arguments, place)
     if origin is typing.Literal:

@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -119,12 +119,27 @@ class _Work:
 
     again: deque[Task] = field(default_factory=deque)
     spans: deque[Span] = field(default_factory=deque)
+    # How many rows these are: after a resume there may be a span for every other row.
+    rows: int = 0
 
-    @property
-    def rows(self) -> int:
-        return sum(s.stop - s.first for s in self.spans) + sum(t.stop - t.first for t in self.again)
+    def add(self, spans: Sequence[Span]) -> None:
+        self.spans.extend(spans)
+        self.rows += sum(s.stop - s.first for s in spans)
+
+    def give_back(self, task: Task, *, next_: bool = False) -> None:
+        """A task that was not run; `next_` where it goes before all others."""
+        if next_:
+            self.again.appendleft(task)
+        else:
+            self.again.append(task)
+        self.rows += task.stop - task.first
 
     def take(self, size: int, whole_chunks: bool) -> Task:
+        task = self._next(size, whole_chunks)
+        self.rows -= task.stop - task.first
+        return task
+
+    def _next(self, size: int, whole_chunks: bool) -> Task:
         if self.again:
             task = self.again.popleft()
             if whole_chunks or task.stop - task.first <= size:
@@ -143,6 +158,8 @@ class _Work:
         """Forget what waits of a span that somebody else runs now."""
         self.again = deque(t for t in self.again if not span.first <= t.first < span.stop)
         self.spans = deque(s for s in self.spans if not span.first <= s.first < span.stop)
+        self.rows = sum(t.stop - t.first for t in self.again)
+        self.rows += sum(s.stop - s.first for s in self.spans)
 
 
 class Job:
@@ -176,7 +193,6 @@ class Job:
         self._sizer = _Sizer()
         self._work = _Work()
         self._outstanding = 0
-        self._uncommitted: list[tuple[int, int]] = []
         # Spans whose claim somebody else has taken over: results of theirs that still come are
         # dropped.
         self._lost: list[Span] = []
@@ -191,9 +207,11 @@ class Job:
         try:
             self._loop()
         finally:
-            # Also where workers cannot load the flow, or the disk is full: what is done is kept.
-            self._commit(self._clock.monotonic())
-            self._source.close()
+            # Also where workers cannot load the flow: what is done is kept.
+            try:
+                self._commit(self._clock.monotonic())
+            finally:
+                self._source.close()
         self._beat("stopped" if self._reason else "done")
         return Outcome(self._tally, self._reason)
 
@@ -228,7 +246,7 @@ class Job:
                 spans = self._source.take()
                 if not spans:
                     return
-                self._work.spans.extend(spans)
+                self._work.add(spans)
                 self._lost = [span for span in self._lost if span not in spans]
             size = self._sizer.next(self._work.rows, self._pool.width)
             task = self._work.take(size, self._limits.whole_chunks)
@@ -245,14 +263,15 @@ class Job:
             self._sizer.saw(event.count, event.seconds)
             if not any(span.first <= event.first < span.stop for span in self._lost):
                 self._parts.add(event.first, event.batches)
-            self._uncommitted.append((event.first, event.first + event.count))
+            self._source.ran(event.first, event.count)
         elif isinstance(event, Interrupted):
             self._outstanding -= event.stop - event.first
-            self._work.again.append(Task(event.first, event.stop, event.prior))
+            self._work.give_back(Task(event.first, event.stop, event.prior))
         elif isinstance(event, Lost):
             self._outstanding -= 1
             self._tally.lost_workers += 1
-            self._work.again.appendleft(Task(event.position, event.position + 1, event.causes))
+            again = Task(event.position, event.position + 1, event.causes)
+            self._work.give_back(again, next_=True)
             last: Cause = event.causes[-1]
             logger.warning(
                 "stage '%s' of position %d: %s", last.stage, event.position, last.message
@@ -269,8 +288,7 @@ class Job:
                 self._work.drop(span)
                 self._lost.append(span)
             self._parts.commit(now)
-        self._source.committed(self._uncommitted)
-        self._uncommitted = []
+        self._source.committed()
 
     def _why_stop(self) -> str:
         """The reason to end early; empty where there is none."""
@@ -308,33 +326,36 @@ class Job:
         self._source.renew()
         if state == "running":
             self._most_memory = max(self._most_memory, self._pool.memory())
-        if self._limits.max_failures is not None:
+        if self._limits.max_failures is not None and self._tally.failed:
+            # Only then it matters, and asking may mean reading a file of every other job.
             self._failed_elsewhere = self._failures_elsewhere()
         if state == "running" and not self._reason:
             request = self._files.read_json(self._files.stop(self._who.attempt))
             if request is not None:
                 self._reason = str(request.get("reason", "stop requested"))
-        self._files.put_beat(
-            self._who,
-            {
-                "time": self._clock.time(),
-                "started": self._started,
-                "state": state,
-                "reason": self._reason,
-                "table": self._table,
-                "host": host(),
-                "pid": os.getpid(),
-                "rows": self._source.total,
-                "ok": self._tally.ok,
-                "failed": self._tally.failed,
-                "skipped": self._tally.skipped,
-                "seconds": round(self._tally.seconds, 3),
-                "lost_workers": self._tally.lost_workers,
-                "memory": self._most_memory,
-                "time_left": self._time_left(),
-                "running": self._running(),
-            },
-        )
+        said = {
+            "time": self._clock.time(),
+            "started": self._started,
+            "state": state,
+            "reason": self._reason,
+            "table": self._table,
+            "host": host(),
+            "pid": os.getpid(),
+            "rows": self._source.total,
+            "ok": self._tally.ok,
+            "failed": self._tally.failed,
+            "skipped": self._tally.skipped,
+            "seconds": round(self._tally.seconds, 3),
+            "lost_workers": self._tally.lost_workers,
+            "memory": self._most_memory,
+            "time_left": self._time_left(),
+            "running": self._running(),
+        }
+        try:
+            self._files.put_beat(self._who, said)
+        except OSError as error:
+            # Nothing depends on it; where the disk is full, the next commit says so.
+            logger.warning("no heartbeat: %s", error)
 
     def _time_left(self) -> float | None:
         deadline = self._limits.deadline

@@ -189,7 +189,9 @@ class DirectoryQueue:
             if len(found) >= n or (put_number, ticket) in done or put_number not in self._puts:
                 continue
             name = _name(put_number, ticket, token)
-            if name in released or self._expired(self._read(f"claims/{name}") or name):
+            holder = self._read(f"claims/{name}") or name
+            # Its own claims a worker knows of, however long it was since it renewed them.
+            if name in released or (holder != worker and self._expired(holder)):
                 claimed = self._take(self._puts[put_number], ticket, token + 1, worker)
                 if claimed is not None:
                     found.append(claimed)

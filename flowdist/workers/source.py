@@ -40,8 +40,11 @@ class Source(Protocol):
     def take(self) -> Sequence[Span]:
         """More work; empty where there is none now."""
 
-    def committed(self, spans: Iterable[tuple[int, int]]) -> None:
-        """These positions are on disk."""
+    def ran(self, first: int, count: int) -> None:
+        """`count` positions from `first` on have been run."""
+
+    def committed(self) -> None:
+        """Everything that has been run is on disk."""
 
     def lost_spans(self) -> list[Span]:
         """Positions whose claim somebody else has taken over since the last call; they are let
@@ -108,8 +111,11 @@ class StaticSource:
         spans, self._spans = self._spans, []
         return spans
 
-    def committed(self, spans: Iterable[tuple[int, int]]) -> None:
+    def ran(self, first: int, count: int) -> None:
         """Nobody else could run them, so nothing is to be told."""
+
+    def committed(self) -> None:
+        """Nobody asks."""
 
     def lost_spans(self) -> list[Span]:
         return []
@@ -167,11 +173,12 @@ class QueueSource:
             self._queue.complete(claim)
         return spans
 
-    def committed(self, spans: Iterable[tuple[int, int]]) -> None:
-        for first, stop in spans:
-            for held in self._held:
-                if held.covers(first):
-                    held.left -= stop - first
+    def ran(self, first: int, count: int) -> None:
+        for held in self._held:
+            if held.covers(first):
+                held.left -= count
+
+    def committed(self) -> None:
         for held in [h for h in self._held if h.left <= 0]:
             self._queue.complete(held.claim)
             self._held.remove(held)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -35,9 +35,15 @@ from flowdist.workers.job import Job, Limits, Outcome
 from flowdist.workers.pool import Pool
 from flowdist.workers.process import WorkerSetup
 from flowdist.workers.queue import DirectoryQueue
-from flowdist.workers.source import Chunks, QueueSource, Source, Span, StaticSource
+from flowdist.workers.source import Chunks, QueueSource, Source, StaticSource
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 logger = logging.getLogger("flowdist.launch")
+
+# In the name of what a launch itself has to say; no job has this number.
+NO_JOB = 10**9
 
 
 class Stopped(Exception):
@@ -91,14 +97,18 @@ class Launch:
         """The chunks with what is done of them, and the table of chunks itself."""
         with pa.memory_map(str(self.files.path(self.files.CHUNKS))) as file:
             table = pa.ipc.open_file(file).read_all()
-        done = None
-        if self.attempt > 1:
-            states = row_states(self.files, self.manifest["layout"]["rows"])
-            redo = (MISSING, FAILED) if self.intent.get("failed") else (MISSING,)
-            done = ~np.isin(states, redo)
+        done = self.done("rows", self.manifest["layout"]["rows"])
+        if done is not None:
             done = done[self._order()]
         first, stop = table.column("first").to_numpy(), table.column("stop").to_numpy()
         return Chunks(first, stop, done), table
+
+    def done(self, table: str, rows: int) -> NDArray[np.bool_] | None:
+        """Which rows of a table earlier launches have done, shape (rows,); None on the first."""
+        if self.attempt == 1:
+            return None
+        redo = (MISSING, FAILED) if self.intent.get("failed") else (MISSING,)
+        return ~np.isin(row_states(self.files, rows, table), redo)
 
     def _order(self) -> Any:
         with pa.memory_map(str(self.files.path(self.files.GRID))) as file:
@@ -227,7 +237,7 @@ def launch_main(directory: Path, attempt: int) -> int:
             files.request_stop(attempt, str(why), time.time())
             return 1
         except Exception as error:
-            _record_failure(files, JobAttempt(99999, attempt), error)
+            _record_failure(files, JobAttempt(NO_JOB, attempt), error)
             return 3
     return 0
 
@@ -258,7 +268,10 @@ def _run_job_processes(launch: Launch, jobs: list[int], at_once: int) -> None:
                 break
             time.sleep(0.05)
             ended = [job for job, process in running.items() if process.poll() is not None]
-            failed += [job for job in ended if running.pop(job).returncode != 0]
+            cut_off = [job for job in ended if running.pop(job).returncode != 0]
+            failed += cut_off
+            if cut_off and launch.files.read_json(launch.files.stop(launch.attempt)) is not None:
+                waiting.clear()  # jobs that run see it themselves
     finally:
         for process in running.values():
             process.terminate()
@@ -293,21 +306,12 @@ def _start_job(launch: Launch, job: int) -> subprocess.Popen[bytes]:
 
 
 def _run_reduce(launch: Launch, phase: dict[str, Any]) -> None:
-    """Run a reduce over all its groups; after a resume only what is missing, unless rows were run
-    anew.
-    """
+    """Run a reduce over the groups that have no result, or none of the rows as they are now."""
     with tempfile.TemporaryDirectory(prefix="flowdist-groups-") as scratch:
         rows = launch.manifest["layout"]["rows"]
         groups = prepare(launch.files, rows, tuple(phase["by"]), Path(scratch))
-        spans = [Span(0, groups)]
-        if launch.attempt > 1 and not launch.intent.get("jobs"):
-            states = row_states(launch.files, groups, phase["table"])
-            done = ~np.isin(
-                states, (MISSING, FAILED) if launch.intent.get("failed") else (MISSING,)
-            )
-            spans = Chunks(np.arange(groups), np.arange(groups) + 1, done).spans(
-                0, groups, whole=False
-            )
+        done = launch.done(phase["table"], groups)
+        spans = Chunks(np.arange(groups), np.arange(groups) + 1, done).spans(0, groups, whole=False)
         with contextlib.closing(launch.pool(phase, Path(scratch))) as pool:
             launch.run(int(phase["first_job"]), StaticSource(spans), pool, phase)
 

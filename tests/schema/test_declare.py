@@ -130,7 +130,7 @@ def test_an_arrow_schema_declares_as_it_is() -> None:
         ({}, "no field is declared"),
         (["slope", "n"], "['slope', 'n'] is no type"),
         (table(), "table() names no column"),
-        (Partial, "field 'slope': it may be left out"),
+        (Partial, "field 'slope': a column is in every row"),
         (Tree, "contains itself"),
         (pa.schema([("a", pa.int8()), ("a", pa.int8())]), "two fields of one name"),
     ],
