@@ -126,6 +126,11 @@ def run_case(case: Case, contenders: Sequence[str], rounds: int, progress: Progr
     return found
 
 
+def short(number: float) -> str:
+    """Two decimals, where they matter."""
+    return f"{number:,.2f}" if number < 100 else f"{number:,.0f}"
+
+
 def table_of(case: Case, found: Sequence[Found]) -> Table:
     """The figures of one case, the hand-written loop first."""
     yardstick = next((f.per_row for f in found if f.contender == "hand"), None)
@@ -138,8 +143,8 @@ def table_of(case: Case, found: Sequence[Found]) -> Table:
             SHOWN[f.contender],
             f"{f.rows:,}",
             f"{f.median:.2f}",
-            f"{f.per_row:,.2f}" if f.per_row < 1000 else f"{f.per_row:,.0f}",
-            "" if yardstick is None else f"{f.per_row / yardstick:,.2f}",
+            short(f.per_row),
+            "" if yardstick is None else short(f.per_row / yardstick),
             f"{f.peak_memory / MIB:,.0f}",
             str(f.files),
         )
@@ -199,11 +204,10 @@ def main() -> int:
         print(json.dumps(as_json(results, judged)))
     else:
         print(
-            "Ratio: time per row over that of the loop by hand in one process, which is the budget's "
-            "yardstick.\nPeak memory is that of the process tree, a page shared by n processes "
-            "counted 1/n for each. Files: what is\nleft at the end. executorlib and submitit hand "
-            "out every row by itself and are given fewer; submitit\nstarts a process for each, all "
-            "at once."
+            "Ratio: time per row over that of the loop by hand in one process, the yardstick of "
+            "the budget.\nPeak memory: of the process tree, a page that n processes share counted "
+            "1/n for each.\nFiles: what is left at the end. executorlib and submitit hand out each "
+            "row by itself and are\ngiven fewer; submitit starts a process for each, all at once."
         )
         if judged:
             console.print(verdict_table(judged, "Budgets"))

@@ -50,14 +50,15 @@ def most_files(jobs: int) -> int:
     return 10 + 2 * jobs
 
 
-def median_seconds(run: Callable[[], Any], rounds: int) -> float:
-    """The median over `rounds` calls; one call before them warms the caches."""
-    taken = []
+def median_seconds(*runs: Callable[[], Any], rounds: int) -> list[float]:
+    """The median of each over `rounds` turns; one turn before them warms the caches."""
+    taken: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds + 1):
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
+        for run, seconds in zip(runs, taken, strict=True):
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds[1:]) for seconds in taken]
 
 
 # Runs by hand -----------------------------------------------------------------------------------
@@ -179,8 +180,11 @@ def submitting(figures: Figures, rounds: int) -> None:
     for name, by in (("in order", False), ("by a column", True)):
         with scratch() as root:
             flow = million(root, by=by)
-            plan = median_seconds(lambda flow=flow: plan_flow(flow), rounds)
-            submit = median_seconds(lambda flow=flow: write_run(flow, "x", prepare(flow)), rounds)
+            plan, submit = median_seconds(
+                lambda flow=flow: plan_flow(flow),
+                lambda flow=flow: write_run(flow, "x", prepare(flow)),
+                rounds=rounds,
+            )
             run = next(root.iterdir())
             files = count_files(run)
         figures.judge(
@@ -231,9 +235,12 @@ def collecting(figures: Figures, rounds: int) -> None:
         with scratch() as root:
             files = finished_run(root, by=by)
             run = Run(files)
-            whole = median_seconds(lambda run=run: run.collect(as_="arrow"), rounds)
-            read = median_seconds(lambda f=files: collect_rows(f, ROWS), rounds)
-            bare = median_seconds(lambda f=files, by=by: read_bare(f, sort=by), rounds)
+            whole, read, bare = median_seconds(
+                lambda run=run: run.collect(as_="arrow"),
+                lambda files=files: collect_rows(files, ROWS),
+                lambda files=files, by=by: read_bare(files, sort=by),
+                rounds=rounds,
+            )
             check_collected(run)
             memory = {as_: driver_memory(files, as_) for as_ in ("arrow", "pandas")}
         figures.judge(
@@ -325,7 +332,7 @@ def watching(figures: Figures, rounds: int) -> None:
         status = Run(files).status()
         if status.ok != 5 * MANY_JOBS or status.state != "running":
             raise SystemExit(f"status: {status}")
-        seconds = median_seconds(lambda: Run(files).status(), rounds)
+        (seconds,) = median_seconds(lambda: Run(files).status(), rounds=rounds)
     figures.judge(
         f"status of a run of {MANY_JOBS:,} jobs",
         f"{STATUS_SECONDS:g} s",

@@ -379,6 +379,8 @@ def _load_parquet(file: BinaryIO) -> Any:
 
 
 def _dump_npy(obj: Any, file: BinaryIO) -> None:
+    if not isinstance(obj, np.ndarray):
+        raise TypeError("only arrays come back as what they were; make one with np.asarray")
     np.save(file, obj, allow_pickle=False)
 
 

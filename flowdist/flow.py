@@ -131,6 +131,8 @@ def flow(
             raise FlowError(f"const '{key}': the grid has a column of that name; rename one")
         if key == "ctx":
             raise FlowError("const 'ctx': this name is the row's context; choose another")
+    if name is not None and not isinstance(name, str):
+        raise FlowError(f"name={name!r}; expected a text")
     return Flow(
         grid=table,
         seed=_checked_seed(seed),

@@ -160,6 +160,12 @@ class Plan(BaseModel):
             problems = (f"{name}: {_sentence(problem, known)}" for problem in error.errors())
             raise PlanError("\n".join(problems)) from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise PlanError(
+            f"{_constructor(self.kind)}: a plan does not change; make another, as in "
+            f"flow.distribute(plan, {name}={value!r})"
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _gather_resources(cls, fields: dict[str, Any]) -> dict[str, Any]:

@@ -127,8 +127,9 @@ class _Notebook:
         self._output: Any = None
 
     def __call__(self, status: Status) -> None:
-        from IPython.display import display
+        import IPython.display
 
+        display: Any = IPython.display.display
         shown = {"text/html": self._html(status), "text/plain": str(status)}
         if self._output is None:
             self._output = display(shown, raw=True, display_id=True)

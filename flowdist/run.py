@@ -300,6 +300,7 @@ class Run:
         from flowdist.results import ERROR_COLUMNS, collect_rows, error_names, error_rows
         from flowdist.workers.groups import reduce_table
 
+        self._check_there()
         table = collect_rows(self.files, self.rows, clashes="text")
         found = error_rows(table, retried=retried)
         for phase in self.manifest["phases"][1:]:
@@ -394,6 +395,7 @@ class Run:
 
     def _handle(self) -> Handle:
         """The latest launch; the run was written but never launched where there is none."""
+        self._check_there()
         attempts = self.files.attempts()
         attempt = attempts[-1] if attempts else 0
         intent = self.files.read_json(self.files.intent(attempt)) or {}
@@ -431,7 +433,13 @@ class Run:
             for phase in self.manifest["phases"][1:]
         )
 
+    def _check_there(self) -> None:
+        """Raise where the run's directory has been removed since this object was made."""
+        if not self.files.path(RunFiles.RUN).is_file():
+            raise RunNotFound(f"run {self.id} is not in {self.directory.parent}: it was deleted")
+
     def _check(self, as_: str, errors: str) -> None:
+        self._check_there()
         if as_ not in ("pandas", "polars", "arrow"):
             raise RunError(f"as_={as_!r}; expected 'pandas', 'polars' or 'arrow'")
         if errors not in ("raise", "keep", "drop"):
@@ -447,10 +455,15 @@ class Run:
         failed, missing = int((status == FAILED).sum()), int((status == MISSING).sum())
         if missing and not partial and errors != "drop":
             now = self.status()
+            known = f" ({now.reason})" if now.reason else ""
+            if failed:
+                first = self._failed(table, failed, what).splitlines()[0]
+                known += f". {first}\nIn all"
+            else:
+                known += " and"
             raise RunIncomplete(
-                f"run {self.id} is {now.state} ({now.reason}) and {missing:,} of {len(status):,} "
-                f"{what} have no result; run.resume() starts them, collect(partial=True) takes "
-                "what is there"
+                f"run {self.id} is {now.state}{known} {missing:,} of {len(status):,} {what} have "
+                "no result; run.resume() starts them, collect(partial=True) takes what is there"
             )
         if failed and errors == "raise":
             raise RowsFailed(self._failed(table, failed, what))

@@ -168,7 +168,8 @@ def error_page(
     who = parameters(row, columns if by is None else by)
     title = Text.assemble(
         (f"{unit} {row['row']}", "bold"), f" ({who})" if who else "",
-        f": {what} '{row['stage']}' failed after ", f"{row['attempts']} attempt{'s' if row['attempts'] != 1 else ''}",
+        f": {what} '{row['stage']}' failed after ",
+        f"{row['attempts']} attempt{'s' if row['attempts'] != 1 else ''}",
     )  # fmt: skip
     parts: list[RenderableType] = [title]
     causes = [c for c in row["causes"] if isinstance(c, Mapping)]

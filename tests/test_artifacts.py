@@ -279,3 +279,8 @@ print([m for m in ("pandas", "polars", "joblib", "pyarrow.parquet") if m in sys.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+def test_what_is_no_array_does_not_become_one_in_silence() -> None:
+    with pytest.raises(ArtifactError, match="cannot write a str: only arrays come back"):
+        dumps("text", "npy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -608,3 +609,44 @@ def test_everything_in_a_table_becomes_json() -> None:
     row = {"when": pd.Timestamp("2024-02-29"), "gone": float("nan"), "n": pa.scalar(3).as_py()}
 
     assert plain([row]) == [{"when": "2024-02-29T00:00:00", "gone": None, "n": 3}]
+
+
+# Slips -------------------------------------------------------------------------------------------
+
+
+def test_init_names_a_file_that_would_do() -> None:
+    assert "as in flow.py" in flowdist("init", "flow.txt", code=2).stderr
+
+
+def test_a_row_that_there_is_not_is_told_from_one_that_went_well(failed: Run) -> None:
+    where = str(failed.directory)
+    assert "has rows 0 to 5, not 6" in flowdist("errors", where, "--row", "6", code=2).stderr
+    assert "row 1 of run" in flowdist("errors", where, "--row", "1", code=2).stderr
+
+
+def test_silence_is_told_apart_from_nothing(failed: Run) -> None:
+    shown = flowdist("logs", str(failed.directory))
+
+    assert shown.stdout == ""
+    assert shown.stderr.startswith("Nothing has been printed")
+
+
+def test_memory_without_a_unit_is_refused_here_too(project: Path) -> None:
+    (project / "sums.py").write_text(SUMS)
+
+    assert "has no unit" in flowdist("plan", "sums.py", "--set", "memory=8", code=2).stderr
+
+
+def test_groups_that_failed_are_told_from_rows(project: Path) -> None:
+    bad = SUMS.replace('{"sum": int(square["y"].sum())}', "1 / 0")
+    (project / "bad.py").write_text(bad)
+    flowdist("run", "bad.py", code=1)
+
+    assert re.search(r"group 1 +group=b +total", flowdist("errors", "last").stdout)
+    page = flowdist("errors", "last", "--row", "1").stdout
+    assert "group 1 (group=b): reduce 'total' failed" in page
+    assert "--errors keeps" in flowdist("collect", "last", "--table", "total", code=1).stderr
+    kept = flowdist("collect", "last", "--table", "total", "--errors").stdout
+    assert "ZeroDivisionError" in kept
+    refused = flowdist("collect", "last", "--table", "total", "--partial", code=2)
+    assert "without --table" in refused.stderr

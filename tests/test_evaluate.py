@@ -113,9 +113,10 @@ def run(
     prior: Sequence[Cause] = (),
     first: int = 0,
     deadline: float | None = None,
+    store: Store | None = None,
 ) -> Outcome:
     """Evaluate the stages of all rows of a flow."""
-    store, slept = Store(), []
+    store, slept = store or Store(), []
     table = f.grid.table
     evaluator = Evaluator(
         f.program,
@@ -782,7 +783,7 @@ def test_the_wait_before_each_attempt_is_the_policys_and_no_time_runs_during_it(
     out = run(f, lane=lane)
 
     assert out.slept == [1, 2, 4]
-    assert lane.seen == [(0, 0), "pause", (0, 0), "pause", (0, 0), "pause", (0, 0)]
+    assert lane.seen == [(0, 0), "pause", (0, 0), "pause", (0, 0), "pause", (0, 0), "pause"]
 
 
 def test_without_a_delay_there_is_no_wait() -> None:
@@ -1017,7 +1018,21 @@ def test_a_lane_is_told_positions_and_stages() -> None:
 
     run(xs(2).stage("a", lambda x: x).stage("b", lambda x: x), lane=lane, first=5)
 
-    assert lane.seen == [(5, 0), (5, 0), (5, 1), (6, 0), (6, 0), (6, 1)]
+    assert lane.seen == [(5, 0), (5, 0), (5, 1), (6, 0), (6, 0), (6, 1), "pause"]
+
+
+def test_writing_what_rows_returned_does_not_run_against_their_timeout() -> None:
+    lane, seen = Lane(), []
+
+    class Watching(Store):
+        def of_row(self, row: int) -> SaveFn:
+            seen.append(lane.seen[-1])
+            return super().of_row(row)
+
+    f = xs(1).stage("a", lambda x: {"m": [x]}, returns={"m": artifact}, timeout=60)
+    run(f, lane=lane, store=Watching())
+
+    assert seen == ["pause"]
 
 
 def test_rows_that_the_lane_does_not_want_are_not_run() -> None:

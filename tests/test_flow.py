@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -379,3 +382,74 @@ def test_uses_names_what_only_skip_when_reads(xy: Flow) -> None:
     f = xy.stage("a", square).stage("b", square, skip_when=lambda a: a > 1)
 
     assert f.stages[1].uses == ("a",)
+
+
+# Slips -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"const": [1]}, "const is list [1]; give a dict"),
+        ({"const": {1: "a"}}, "const '1': a name must be a Python identifier"),
+        ({"resources": 4}, "resources=4; expected Resources"),
+        ({"seed": 1.0}, "seed=1.0; expected an int"),
+        ({"name": 3}, "name=3; expected a text"),
+    ],
+)
+def test_what_a_flow_cannot_be_made_with_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(FlowError) as caught:
+        flow({"x": [1]}, **options)
+
+    assert message in str(caught.value)
+
+
+def test_a_seed_may_come_from_numpy() -> None:
+    f = flow({"x": [1]}, seed=cast(int, np.int64(4)))
+
+    assert f.seed == 4
+    assert type(f.seed) is int
+
+
+def test_one_row_is_no_rows() -> None:
+    assert repr(flow({"x": [1]})) == "Flow(1 row: x)"
+
+
+async def later(x: int) -> int:
+    return x
+
+
+def many(x: int) -> Iterator[int]:
+    yield x
+
+
+@pytest.mark.parametrize(("fn", "way_out"), [(later, "asyncio.run"), (many, "return a list")])
+def test_a_function_that_returns_before_it_has_run_is_refused(fn: Any, way_out: str) -> None:
+    f = flow({"x": [1]})
+
+    with pytest.raises(FlowError, match=way_out):
+        f.stage("s", fn)
+    with pytest.raises(FlowError, match=way_out):
+        f.reduce("s", fn)
+
+
+def test_a_stage_without_a_name_is_told_where_it_goes(xy: Flow) -> None:
+    with pytest.raises(FlowError, match=r"a stage's name comes first, as in .stage"):
+        xy.stage(cast(str, square), cast(Any, "square"))
+
+
+def test_needs_and_by_are_names(xy: Flow) -> None:
+    with pytest.raises(FlowError, match="stage 's': needs=3; expected a name or a list"):
+        xy.stage("s", square, needs=cast(Any, 3))
+    with pytest.raises(FlowError, match="reduce 's': by=3; expected a name or a list"):
+        xy.reduce("s", lambda rows: 1, by=cast(Any, 3))
+
+
+def test_a_timeout_may_be_a_timedelta(xy: Flow) -> None:
+    assert xy.stage("s", square, timeout=timedelta(minutes=2)).stages[0].timeout == 120
+
+
+@pytest.mark.parametrize("row", [6, -1, "a", None])
+def test_a_row_that_is_not_there_cannot_be_tried(xy: Flow, row: Any) -> None:
+    with pytest.raises(FlowError, match="the grid has rows 0 to 5"):
+        xy.stage("s", square).try_row(row)

@@ -530,3 +530,29 @@ def test_importing_the_module_imports_no_frame_library() -> None:
     code = f"import sys, flowdist.grid; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_an_index_with_a_name_is_not_lost_in_silence() -> None:
+    means = pd.DataFrame({"site": ["a", "a"], "x": [1, 2]}).groupby("site").mean()
+
+    assert "index 'site'" in refusal(Grid.of, means)
+    assert "df.reset_index()" in refusal(Grid.of, means)
+    assert Grid.of(means.reset_index()).names == ("site", "x")
+
+
+def test_grids_in_a_list_are_to_be_unpacked() -> None:
+    said = refusal(combine_grids, [param_grid(a=1), param_grid(a=2)])
+
+    assert said == (
+        "combine_grids takes the grids one by one, not as a list; write combine_grids(*grids)"
+    )
+
+
+def test_a_where_that_forgets_its_return_is_told_so() -> None:
+    said = refusal(param_grid, lambda a: None, a=[1, 2])
+
+    assert said == "where(a=1) returned None; return True or False"
+
+
+def test_a_number_of_points_is_whole() -> None:
+    assert "lhs_grid(n=2.5)" in refusal(lhs_grid, 2.5, a=(0, 1))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -253,6 +255,27 @@ def test_failures_of_other_jobs_count(files: RunFiles, clock: ManualClock) -> No
     assert outcome.stopped.startswith("3 rows failed")
 
 
+def test_a_job_without_failures_does_not_ask_for_those_of_others(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    # Asking is reading a file of every job: in a run of many jobs that would be jobs times jobs.
+    asked: list[None] = []
+
+    def ask() -> int:
+        asked.append(None)
+        return 0
+
+    run(
+        files,
+        static((0, 10)),
+        FakePool(clock),
+        limits=Limits(max_failures=1),
+        failures_elsewhere=ask,
+    )
+
+    assert asked == []
+
+
 def test_fewer_failures_than_the_limit_do_not_stop(files: RunFiles, clock: ManualClock) -> None:
     pool = FakePool(clock, failing={2, 5})
 
@@ -352,6 +375,19 @@ def test_a_beat_tells_how_far_the_job_is(files: RunFiles, clock: ManualClock) ->
     assert 95.0 <= middle["time_left"] <= 96.5
 
 
+def test_a_beat_that_cannot_be_written_ends_no_job(
+    files: RunFiles, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(who: JobAttempt, value: dict[str, Any]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "put_beat", full)
+
+    run(files, static((0, 10)), FakePool(clock))
+
+    assert ok_rows(files, 10) == list(range(10))
+
+
 def test_the_last_beat_tells_how_the_job_ended(files: RunFiles, clock: ManualClock) -> None:
     run(files, static((0, 10)), FakePool(clock, failing={1}))
 
@@ -423,6 +459,21 @@ def test_a_claim_is_completed_only_after_its_rows_are_on_disk(
     run(files, queue_source(files, clock, 2), pool)
 
     assert seen == [(0, 0)]
+
+
+def test_a_claim_whose_rows_could_not_be_written_is_given_back(
+    files: RunFiles, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    queue_at(files, clock).put(0, 4)
+    with monkeypatch.context() as disk, pytest.raises(OSError, match="No space left"):
+        disk.setattr(os, "fsync", full)
+        run(files, queue_source(files, clock, 4), FakePool(clock))
+
+    assert files.parts() == []
+    assert queue_at(files, clock).counts() == Counts(waiting=4, claimed=0, done=0)
 
 
 def test_a_job_waits_for_what_others_hold_and_ends_when_they_are_done(

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from flowdist import flow
 from flowdist.errors import PlanError, ResourceError
 from flowdist.layout import make_layout
 from flowdist.plan import Local, Plan, PlanSummary, local, plan_of, profile, summarize
@@ -59,7 +60,7 @@ def test_a_plan_is_frozen_hashable_and_picklable() -> None:
     plan = local(by="subject", cpus=2)
     assert pickle.loads(pickle.dumps(plan)) == plan
     assert len({plan, local(by="subject", cpus=2)}) == 1
-    with pytest.raises(Exception, match="frozen"):
+    with pytest.raises(PlanError, match="a plan does not change"):
         plan.workers = 3
 
 
@@ -486,3 +487,10 @@ def test_jobs_by_the_ten_thousand_are_packed() -> None:
             "Set target_jobs=1000 to pack the same chunks into fewer."
         )
     ]
+
+
+def test_one_worker_takes_turns_with_nobody() -> None:
+    said = " ".join(flow({"x": [1, 2]}).distribute(local(cpus=4096)).plan().warnings)
+
+    assert "1 worker of 4096 cores wants 4,096 cores" in said
+    assert "so its threads will take turns" in said

@@ -437,3 +437,21 @@ def test_whatever_is_written_is_read_back(fields: dict[str, Any], description: s
     wrote = Profile("mine", "here", fields, description=description)
 
     assert files.parse(files.table(wrote), "here") == {"mine": wrote}
+
+
+def test_a_variable_holds_columns_with_commas_and_memory_with_its_unit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FLOWDIST_PLAN_BY", "subject, session")
+    assert profile("laptop").by == ("subject", "session")
+
+    monkeypatch.setenv("FLOWDIST_PLAN_MEMORY", "8")
+    with pytest.raises(ProfileError, match="FLOWDIST_PLAN_MEMORY: memory: '8' has no unit"):
+        profile("laptop")
+
+
+def test_a_profile_without_a_kind_is_told_both_ways_out() -> None:
+    register_profile("mine", workers=2)
+
+    with pytest.raises(ProfileError, match=r'add kind = "local", or extend.*extends = "laptop"'):
+        profile("mine")

@@ -291,6 +291,18 @@ def test_fresh_tickets_are_claimed_before_others_are_taken_over(tmp_path: Path) 
     assert [chunks_in(bob.claim("bob")) for _ in range(2)] == [[1], [0]]
 
 
+def test_a_worker_does_not_take_over_its_own_claims(tmp_path: Path) -> None:
+    clock = ManualClock()
+    queue = queue_at(tmp_path, clock)
+    queue.put(0, 1)
+    queue.renew("ann")
+    claim_all(queue, "ann")
+
+    clock.advance(2 * LEASE)  # a disk that did not answer, say
+
+    assert claim_all(queue, "ann") == []
+
+
 def test_one_expired_claim_is_taken_over_by_one(tmp_path: Path) -> None:
     clock = ManualClock()
     ann = queue_at(tmp_path)

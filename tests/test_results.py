@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -417,3 +418,16 @@ def test_a_frame_can_be_pandas_polars_or_arrow() -> None:
     assert to_frame(table, "arrow", "/run") is table
     assert isinstance(to_frame(table, "pandas", "/run"), pd.DataFrame)
     assert to_frame(table, "polars", "/run").equals(polars.from_arrow(table))
+
+
+def test_columns_are_in_the_order_of_the_stages(tmp_path: Path) -> None:
+    files = write_run(tmp_path, rows=2)
+    manifest = {**files.manifest(), "stages": [{"name": "first"}, {"name": "second"}]}
+    files.path(files.RUN).write_text(json.dumps(manifest))
+    # As where the first stage is skipped in the first row.
+    write_part(files, results([0], second__value=[1]))
+    write_part(files, results([1], first__value=[1], second__value=[2]), seq=1)
+
+    names = collect_rows(RunFiles.at(files.directory), 2).column_names
+
+    assert [name for name in names if "." in name] == ["first.value", "second.value"]

@@ -234,3 +234,10 @@ def test_callables_read_by_their_name() -> None:
 def test_a_policy_that_makes_no_sense_is_refused(make: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         make()
+
+
+def test_a_resource_that_there_is_not_cannot_be_scaled() -> None:
+    with pytest.raises(UsageError, match=r"scale\['memry'\].*did you mean 'memory'"):
+        retry(2, scale={"memry": 2})
+    with pytest.raises(UsageError, match="is not a factor above 0"):
+        retry(2, scale={"memory": "2"})  # type: ignore[dict-item]

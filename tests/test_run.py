@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 import flowdist
-from flowdist import Flow, Run, artifact, flow, local, param_grid, retry
+from flowdist import Flow, Run, artifact, attach, flow, local, param_grid, retry
 from flowdist.errors import (
     PreflightError,
     RowsFailed,
@@ -537,3 +537,73 @@ def test_a_job_process_runs_rows_or_a_reduce() -> None:
         subprocess.run(words, check=True)
 
     assert Run(files).table("total")["value"].tolist() == [14]
+
+
+# What people are told ----------------------------------------------------------
+
+
+def test_a_reduce_may_give_a_table_for_each_group() -> None:
+    f = flow(param_grid(g=["a", "b"], x=[1, 2, 3])).stage("sq", lambda x: x * x)
+    f = f.reduce("top", lambda sq: sq[["x", "value"]].tail(2), by="g")
+    f = f.reduce("both", lambda rows: {"n": 1, "most": rows.tail(1)})
+    run = finished(f.distribute(local(workers=1)))
+
+    assert run.table("top").to_dict("list") == {
+        "g": ["a", "a", "b", "b"],
+        "x": [2, 3, 2, 3],
+        "value": [4, 9, 4, 9],
+    }
+    assert run.table("both.most")["sq.value"].tolist() == [9]
+    assert run.table("both")["n"].tolist() == [1]
+    with pytest.raises(RunError, match="no nested table 'mots'; did you mean 'most'"):
+        run.table("both.mots")
+    with pytest.raises(RunError, match=r"'sq'.*no nested table 'value' \(there are: none\)"):
+        run.table("sq.value")
+
+
+def test_a_failed_group_is_named_by_its_columns() -> None:
+    f = flow(param_grid(g=["a", "b"], x=[1, 2])).stage("sq", lambda x: x * x)
+    f = f.reduce("bad", lambda sq, g: 1 / (g == "a"), by="g")
+    run = finished(f.distribute(local(workers=1)))
+
+    with pytest.raises(RowsFailed, match="the first, group g='b': stage 'bad': ZeroDivisionError"):
+        run.table("bad")
+
+
+def test_the_parameters_of_failed_rows_keep_their_type_beside_those_of_groups() -> None:
+    f = over(3, lambda x: 1 // x).reduce("bad", lambda f: 1 // 0)
+
+    (row, group) = finished(f).errors().to_dict("records")
+
+    assert repr(row["x"]) == "0"
+    assert group["x"] is None
+
+
+def test_a_failure_says_its_stage_once() -> None:
+    f = over(1, lambda x: "text", returns=float).distribute(local(workers=1))
+
+    with pytest.raises(RowsFailed, match="row 0: OutputMismatch: stage 'f', field 'value'"):
+        finished(f).collect()
+
+
+def test_a_run_that_stopped_at_a_failure_says_which() -> None:
+    run = over(2_000, sleepy_failure).distribute(local(workers=1, fail_fast=True)).submit()
+
+    with pytest.raises(RunIncomplete, match="the first, row 0: stage 'f': ValueError: diverged"):
+        run.wait(PATIENCE).collect()
+
+
+def sleepy_failure(x: int) -> int:
+    time.sleep(0.01)
+    if x == 0:
+        raise ValueError("diverged")
+    return x
+
+
+def test_a_run_that_was_deleted_is_not_called_lost() -> None:
+    run = finished(over(2, lambda x: x))
+    run.delete()
+
+    for asked in (run.status, run.collect, run.errors, run.delete, run.resume):
+        with pytest.raises(RunNotFound, match="it was deleted"):
+            asked()

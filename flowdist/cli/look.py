@@ -164,7 +164,8 @@ def errors(run_id: str, most: int, row: int | None, root: str | None, as_json: b
             others = f"; {command(run, 'errors')} lists those that have" if len(found) else ""
             raise UsageError(f"row {row} of run {run.id} has not failed{others}")
         pages = [{str(key): value for key, value in record.items()} for record in records]
-        for page in pages:  # a group of a reduce may have the number of a row
+        for number, page in enumerate(pages):  # a group of a reduce may have the number of a row
+            out.show(Text("\n" if number else "", end=""))
             out.show(show.error_page(page, columns, reduces))
         out.data(pages[0])
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,12 +26,18 @@ class Context:
     """
 
     def __init__(
-        self, row: int, *, deadline: float | None = None, clock: Clock | None = None
+        self,
+        row: int,
+        *,
+        deadline: float | None = None,
+        folder: str | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.row = row
         self.stage = ""
         self.attempt = 1
         self._deadline = deadline
+        self._folder = folder
         self._clock = clock or SystemClock()
         self._scratch: Path | None = None
 
@@ -41,7 +48,9 @@ class Context:
     @property
     def scratch(self) -> Path:
         if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix=f"flowdist-row{self.row}-"))
+            # The name tells whoever buries a killed process what it has left behind.
+            prefix = f"flowdist-{os.getpid()}-row{self.row}-"
+            self._scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=self._folder))
         return self._scratch
 
     @property

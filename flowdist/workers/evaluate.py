@@ -52,7 +52,7 @@ class Lane(Protocol):
         """Say what runs from now on; False where the row is no longer wanted here."""
 
     def pause(self) -> None:
-        """Between attempts no time runs against the stage."""
+        """Until the next `enter` no time runs against the stage."""
 
 
 class NoLane:
@@ -238,6 +238,7 @@ class Evaluator:
         columns: names of the values that `run` is given for each row.
         save: writes an artifact of a row and returns its reference.
         sleep: waits between attempts.
+        scratch: the directory for rows' scratch directories (default: that of the system).
         groups: the tables of a reduce.
     """
 
@@ -250,13 +251,14 @@ class Evaluator:
         *,
         sleep: Callable[[float], None] = time.sleep,
         deadline: float | None = None,
+        scratch: str | None = None,
         groups: GroupTables | None = None,
     ) -> None:
         self._stages = [BoundStage(s, columns, program.const, program.seed, groups) for s in stages]
         self._read_later = {name for s in self._stages for name in s.reads}
         self._save = save
         self._sleep = sleep
-        self._env = Environment(lambda row: Context(row, deadline=deadline))
+        self._env = Environment(lambda row: Context(row, deadline=deadline, folder=scratch))
         self._timed = len(stages) > 1 or any(s.timeout is not None for s in stages)
         # Of the row that is running.
         self._buffer = Buffer(len(self._stages))
@@ -442,6 +444,8 @@ class Evaluator:
                 stage.attempt = 1
 
     def _flush(self, buffer: Buffer) -> Flushed:
+        # The last row has ended: neither encoding nor sending runs against its timeout.
+        self._lane.pause()
         batches = to_batches([bound.stage for bound in self._stages], buffer, self._save)
         return Flushed(
             done=len(buffer.rows),

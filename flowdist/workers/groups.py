@@ -73,16 +73,22 @@ def load_groups(
     setup: WorkerSetup, files: RunFiles, program: Program, saver: Saver
 ) -> Callable[[], TableEvaluator]:
     """What makes evaluators for a reduce."""
-    assert setup.groups is not None
+    assert setup.scratch is not None
     stage = next(s for s in program.reduces if s.name == setup.table)
-    directory = Path(setup.groups)
+    directory = Path(setup.scratch)
     keys = _map(directory / "groups.arrow")
     tables = GroupSlices(files, stage, _map(directory / "rows.arrow"), keys)
     columns = list(stage.by or ())
 
     def make() -> TableEvaluator:
         evaluator = Evaluator(
-            program, [stage], columns, saver.of_row, deadline=setup.deadline, groups=tables
+            program,
+            [stage],
+            columns,
+            saver.of_row,
+            deadline=setup.deadline,
+            scratch=setup.scratch,
+            groups=tables,
         )
         return TableEvaluator(evaluator, keys, columns, None)
 

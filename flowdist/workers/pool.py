@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -35,7 +35,7 @@ import pyarrow as pa
 from flowdist.errors import PayloadError
 from flowdist.workers.outputs import Cause
 from flowdist.workers.process import (
-    LANE_BYTES,
+    LANE_CELLS,
     WorkerSetup,
     limit_lane,
     read_lane,
@@ -151,7 +151,8 @@ class Pool:
         # A fork of this clean, single-threaded process is safe and starts in milliseconds.
         clean_fork = sys.platform == "linux" and not fresh
         self._context = multiprocessing.get_context("fork" if clean_fork else "spawn")
-        self._setup = setup
+        self.scratch = Path(tempfile.mkdtemp(prefix="flowdist-"))
+        self._setup = replace(setup, scratch=str(self.scratch))
         self._fresh = fresh
         self._stages = list(stages)
         self._timeouts = list(timeouts)
@@ -159,12 +160,7 @@ class Pool:
         # Workers that died one after another without having entered a row.
         self._blind_deaths = 0
         self._lifeline, self._lifeline_end = self._context.Pipe(duplex=False)
-        size = processes * lanes * LANE_BYTES
-        descriptor, path = tempfile.mkstemp(prefix="flowdist-lanes-")
-        os.ftruncate(descriptor, size)
-        self._lane_file = Path(path)
-        self._memory = mmap.mmap(descriptor, size)
-        os.close(descriptor)
+        self._lanes = self._context.RawArray("d", processes * lanes * LANE_CELLS)
         self._slots = [_Slot(number) for number in range(processes)]
         for slot in self._slots:
             slot.lanes = [_LaneState(slot, slot.number * lanes + i) for i in range(lanes)]
@@ -190,7 +186,7 @@ class Pool:
         lane.task, lane.done, lane.limit = task, 0, None
         if lane.slot.process is None:
             self._start(lane.slot)
-        limit_lane(self._memory, lane.index, math.inf)
+        limit_lane(self._lanes, lane.index, math.inf)
         assert lane.slot.pipe is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # A worker that died just now is noticed, and the task handed back, by the next poll.
@@ -228,13 +224,13 @@ class Pool:
         for lane in (lane for slot in self._slots for lane in slot.lanes):
             if lane.task is None:
                 continue
-            position, _, started = read_lane(self._memory, lane.index)
+            position, _, started = read_lane(self._lanes, lane.index)
             behind = lane.task.stop - (position + 1)
             if position < lane.task.first or behind < 1 or now - started < STUCK_SECONDS:
                 continue
             if lane.limit is None:
                 lane.limit = position + 1
-                limit_lane(self._memory, lane.index, lane.limit)
+                limit_lane(self._lanes, lane.index, lane.limit)
             elif lane.limit == position + 1:
                 events.append(Interrupted(lane.limit, lane.task.stop))
                 lane.task = Task(lane.task.first, lane.limit, lane.task.prior)
@@ -245,12 +241,12 @@ class Pool:
         for slot in self._slots:
             for lane in slot.lanes:
                 if lane.task is not None:
-                    position, stage, started = read_lane(self._memory, lane.index)
+                    position, stage, started = read_lane(self._lanes, lane.index)
                     if position >= 0:
                         yield position, self._stages[stage] if self._stages else "", started
 
     def memory(self) -> int:
-        """Resident bytes of all workers and what they started."""
+        """Resident bytes of all workers."""
         total = 0
         for slot in self._slots:
             if slot.process is not None and slot.process.pid is not None:
@@ -274,8 +270,7 @@ class Pool:
                 self._kill(slot)
         self._lifeline_end.close()
         self._lifeline.close()
-        self._memory.close()
-        self._lane_file.unlink(missing_ok=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def interrupt(self) -> list[Event]:
         """Kill every worker; returns the results that were on their way. Nothing is blamed."""
@@ -298,10 +293,10 @@ class Pool:
         )
         indices = [lane.index for lane in slot.lanes]
         for index in indices:
-            read_lane(self._memory, index, reset=True)
+            read_lane(self._lanes, index, reset=True)
         slot.process = self._context.Process(  # type: ignore[attr-defined]
             target=worker_main,
-            args=(self._setup, theirs, self._lifeline, str(self._lane_file), indices, inherited),
+            args=(self._setup, theirs, self._lifeline, self._lanes, indices, inherited),
             daemon=False,
         )
         slot.process.start()
@@ -366,6 +361,8 @@ class Pool:
         reason = _reason(slot.process.exitcode)
         started = slot.loaded
         self._kill(slot)
+        for left in self.scratch.glob(f"flowdist-{slot.process.pid}-*"):
+            shutil.rmtree(left, ignore_errors=True)
         slot.pipe.close()
         slot.pipe = slot.process = None
         if not started and blame:
@@ -400,7 +397,7 @@ class Pool:
         if first >= task.stop:
             return []
         prior = task.prior if lane.done == 0 else ()
-        running, stage, started = read_lane(self._memory, lane.index)
+        running, stage, started = read_lane(self._lanes, lane.index)
         guilty = cause[0] if cause is not None else running
         if reason is not None and not first <= guilty < task.stop:
             self._blind_deaths += 1
@@ -439,11 +436,11 @@ class Pool:
             for lane in slot.lanes:
                 if lane.task is None:
                     continue
-                position, stage, started = read_lane(self._memory, lane.index)
+                position, stage, started = read_lane(self._lanes, lane.index)
                 limit = self._timeouts[stage] if stage < len(self._timeouts) else None
                 if position < 0 or limit is None or now - started <= limit:
                     continue
-                if read_lane(self._memory, lane.index) != (position, stage, started):
+                if read_lane(self._lanes, lane.index) != (position, stage, started):
                     continue  # it went on while we looked
                 message = f"ran longer than its timeout of {limit:g} s"
                 over = Cause(

@@ -7,14 +7,14 @@ when the process that started it does.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import itertools
 import logging
-import mmap
 import os
 import queue
+import shutil
 import signal
-import struct
 import sys
 import threading
 import time
@@ -37,10 +37,11 @@ from flowdist.store import RunFiles
 from flowdist.workers.evaluate import Evaluator, Flushed
 from flowdist.workers.outputs import Cause
 
-# position, stage, start, and the position before which the worker is to stop
-LANE = struct.Struct("4d")
-LANE_BYTES = LANE.size
-_IDLE = (-1.0, 0.0, 0.0, float("inf"))
+# Memory that parent and workers share, four numbers a lane: position, stage, start, and the
+# position before which the worker is to stop.
+Lanes = ctypes.Array[ctypes.c_double]
+LANE_CELLS = 4
+_IDLE: list[ctypes.c_double | float] = [-1.0, 0.0, 0.0, float("inf")]
 
 
 @dataclass(frozen=True)
@@ -52,35 +53,37 @@ class WorkerSetup:
         table: "rows", or the name of the reduce whose groups are run.
         attempt: of the launch, for the names of artifacts.
         deadline: when the job's time ends (unix seconds); None where it has no limit.
-        groups: for a reduce, the directory with the prepared tables of its groups.
+        scratch: a directory of this machine that goes with the pool: for what rows want there, and
+            for a reduce with the prepared tables of its groups.
     """
 
     directory: str
     table: str
     attempt: int
     deadline: float | None = None
-    groups: str | None = None
+    scratch: str | None = None
 
 
-def read_lane(memory: mmap.mmap, index: int, *, reset: bool = False) -> tuple[int, int, float]:
+def read_lane(lanes: Lanes, index: int, *, reset: bool = False) -> tuple[int, int, float]:
     """Position (-1 where idle), stage and start of what a lane is running."""
+    first = index * LANE_CELLS
     if reset:
-        LANE.pack_into(memory, index * LANE_BYTES, *_IDLE)
-    position, stage, started, _ = LANE.unpack_from(memory, index * LANE_BYTES)
+        lanes[first : first + LANE_CELLS] = _IDLE
+    position, stage, started = lanes[first : first + 3]
     return int(position), int(stage), started
 
 
-def limit_lane(memory: mmap.mmap, index: int, stop: float) -> None:
+def limit_lane(lanes: Lanes, index: int, stop: float) -> None:
     """Tell a lane to start no row at or after position `stop`."""
-    struct.pack_into("d", memory, index * LANE_BYTES + 24, stop)
+    lanes[index * LANE_CELLS + 3] = stop
 
 
 class SharedLane:
     """A lane in memory that the parent sees."""
 
-    def __init__(self, memory: mmap.mmap, index: int) -> None:
-        first = index * LANE_BYTES
-        self._cells = memoryview(memory)[first : first + LANE_BYTES].cast("d")
+    def __init__(self, lanes: Lanes, index: int) -> None:
+        first = index * LANE_CELLS
+        self._cells = memoryview(lanes).cast("B").cast("d")[first : first + LANE_CELLS]
 
     def enter(self, position: int, stage: int, started: float) -> bool:
         """Say what runs from now on; False where the row is no longer wanted here."""
@@ -92,7 +95,7 @@ class SharedLane:
         return wanted
 
     def pause(self) -> None:
-        """Between attempts no time runs against the stage."""
+        """Until the next `enter` no time runs against the stage."""
         self._cells[2] = float("inf")
 
     def leave(self) -> None:
@@ -103,14 +106,17 @@ def worker_main(
     setup: WorkerSetup,
     pipe: Connection,
     lifeline: Connection,
-    lane_file: str,
+    shared: Lanes,
     lanes: Sequence[int],
     inherited: Sequence[Connection],
 ) -> None:
     """The body of a worker process, until it is told to end or its parent is gone."""
     for other in inherited:
         other.close()
-    _lead_group(lifeline)
+    # What rows fork must not hold the pipe open: the parent would wait for the rest of a message
+    # whose sender was killed.
+    os.register_at_fork(after_in_child=pipe.close)
+    _lead_group(lifeline, setup.scratch)
     lock = threading.Lock()
 
     def send(message: tuple[Any, ...]) -> None:
@@ -121,8 +127,6 @@ def worker_main(
             os._exit(1)  # nobody is there to take results
 
     try:
-        with open(lane_file, "r+b") as file:
-            memory = mmap.mmap(file.fileno(), 0)
         make = loader(setup)
         evaluators = [make() for _ in lanes]
     except BaseException as error:
@@ -133,7 +137,7 @@ def worker_main(
     inboxes: dict[int, queue.SimpleQueue[tuple[Any, ...] | None]] = {}
     threads: list[threading.Thread] = []
     runners = {
-        lane: Runner(evaluators[i], SharedLane(memory, lane), lane, send)
+        lane: Runner(evaluators[i], SharedLane(shared, lane), lane, send)
         for i, lane in enumerate(lanes)
     }
     if len(lanes) > 1:
@@ -274,7 +278,12 @@ def loader(setup: WorkerSetup) -> Callable[[], TableEvaluator]:
 
     def make() -> TableEvaluator:
         evaluator = Evaluator(
-            program, program.row_stages, columns, saver.of_row, deadline=setup.deadline
+            program,
+            program.row_stages,
+            columns,
+            saver.of_row,
+            deadline=setup.deadline,
+            scratch=setup.scratch,
         )
         return TableEvaluator(evaluator, grid, columns, numbers)
 
@@ -323,7 +332,7 @@ def _encode(batch: pa.RecordBatch) -> bytes:
     return data
 
 
-def _lead_group(lifeline: Connection) -> None:
+def _lead_group(lifeline: Connection, scratch: str | None) -> None:
     """Make this process the leader of its own group, deaf to the terminal, and mortal with its
     parent.
     """
@@ -340,7 +349,10 @@ def _lead_group(lifeline: Connection) -> None:
     def die_with_parent() -> None:
         with contextlib.suppress(EOFError, OSError):
             lifeline.recv_bytes()
-        # Only the end of the parent ends this read: end everything that was started here.
+        # Only the end of the parent ends this read: nobody else is left to tidy up.
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        # End everything that was started here.
         os.killpg(os.getpid(), signal.SIGKILL)
         time.sleep(1)
         os._exit(1)

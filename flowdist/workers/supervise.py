@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 import uuid
@@ -115,7 +114,7 @@ class Launch:
             grid = pa.ipc.open_file(file).read_all()
         return grid.column("_row").to_numpy() if "_row" in grid.column_names else slice(None)
 
-    def pool(self, phase: dict[str, Any], groups: Path | None = None) -> Pool:
+    def pool(self, phase: dict[str, Any]) -> Pool:
         """Workers for a phase, as many and of the kind that the plan says."""
         workers, within = int(self.manifest["workers"]), self.plan["within"]
         processes, lanes = {"sequential": (1, 1), "threads": (1, workers)}.get(within, (workers, 1))
@@ -124,7 +123,6 @@ class Launch:
             table=phase["table"],
             attempt=self.attempt,
             deadline=self.deadline,
-            groups=None if groups is None else str(groups),
         )
         return Pool(
             setup,
@@ -307,13 +305,12 @@ def _start_job(launch: Launch, job: int) -> subprocess.Popen[bytes]:
 
 def _run_reduce(launch: Launch, phase: dict[str, Any]) -> None:
     """Run a reduce over the groups that have no result, or none of the rows as they are now."""
-    with tempfile.TemporaryDirectory(prefix="flowdist-groups-") as scratch:
+    with contextlib.closing(launch.pool(phase)) as pool:
         rows = launch.manifest["layout"]["rows"]
-        groups = prepare(launch.files, rows, tuple(phase["by"]), Path(scratch))
+        groups = prepare(launch.files, rows, tuple(phase["by"]), pool.scratch)
         done = launch.done(phase["table"], groups)
         spans = Chunks(np.arange(groups), np.arange(groups) + 1, done).spans(0, groups, whole=False)
-        with contextlib.closing(launch.pool(phase, Path(scratch))) as pool:
-            launch.run(int(phase["first_job"]), StaticSource(spans), pool, phase)
+        launch.run(int(phase["first_job"]), StaticSource(spans), pool, phase)
 
 
 def _record_failure(files: RunFiles, who: JobAttempt, error: Exception) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from preflight_support import make, only
 
-from flowdist import flow, param_grid
+from flowdist import flow, param_grid, retry
 from flowdist.preflight import preflight
 
 module_lock = threading.Lock()
@@ -169,3 +169,9 @@ def test_a_const_may_be_larger_than_a_capture_but_not_huge() -> None:
 
     assert check.severity == "warning"
     assert check.what.startswith("const 'large' (a numpy.ndarray) is 106.8 MiB pickled")
+
+
+def test_what_a_retry_policy_uses_is_named() -> None:
+    f = make(lambda x: x, retry=retry(2, on=lambda failure: bool(module_lock)))
+
+    assert "'module_lock' (a _thread.lock that on[0]() uses)" in only(preflight(f), "pickle").what
