@@ -164,6 +164,11 @@ def is_project_module(module: ModuleType | None) -> bool:
     # cloudpickle looks a module up by its name, so an alias in sys.modules cannot be registered.
     if sys.modules.get(name) is not module or name.partition(".")[0] == "flowdist":
         return False
+    return _is_project_file(name, path)
+
+
+@functools.cache  # hundreds of modules are asked about at each submit
+def _is_project_file(name: str, path: str) -> bool:
     resolved = Path(path).resolve()
     if not _importable(name, resolved):
         return True

@@ -140,10 +140,10 @@ def read_results(
     places = places_of(numbers, rows)
     if places is not None:
         del numbers
-        return joined.take(pa.array(places))
+        return take_rows(joined, places)
     attempts = np.repeat([a for a, _ in parts], [part.num_rows for _, part in parts])
     chosen = _choose(numbers, joined, attempts, rows, table)
-    taken = joined.take(pa.array(chosen, mask=chosen < 0))
+    taken = take_rows(joined, chosen)
     status = pc.fill_null(taken.column("_status"), pa.scalar(MISSING, pa.int8()))
     taken = taken.set_column(taken.schema.get_field_index("_status"), "_status", status)
     return taken.set_column(taken.schema.get_field_index("_row"), "_row", pa.array(np.arange(rows)))
@@ -162,6 +162,48 @@ def places_of(numbers: NDArray[np.int64], rows: int) -> NDArray[Any] | None:
     places: NDArray[Any] = np.full(rows, -1, small)
     places[numbers] = np.arange(rows, dtype=small)
     return places if bool((places >= 0).all()) else None
+
+
+def take_rows(table: pa.Table, places: NDArray[np.int64]) -> pa.Table:
+    """The rows of a table at `places`, shape (rows,); null where that is negative.
+
+    >>> take_rows(pa.table({"x": [5, 6, 7]}), np.array([2, -1, 0])).to_pydict()
+    {'x': [7, None, 5]}
+    """
+    null = places < 0
+    indices = pa.array(places, mask=null if null.any() else None)
+    try:
+        return table.take(indices)
+    except pa.ArrowInvalid:
+        # Arrow makes one array of a column first, and one array holds 2 GiB of text or bytes.
+        arrays = [pa.chunked_array(_gathered(c, places), c.type) for c in table.columns]
+        return pa.table(arrays, schema=table.schema)
+
+
+def _gathered(column: pa.ChunkedArray, places: NDArray[np.int64]) -> list[pa.Array]:
+    """The values at `places` (null where negative) in as many arrays as they need."""
+    if not len(places):
+        return []
+    starts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)])
+    # Of -1 the chunk is -1 as well.
+    chunk_of = np.searchsorted(starts, places, side="right") - 1
+    order = np.argsort(chunk_of, kind="stable")
+    chunks, first = np.unique(chunk_of[order], return_index=True)
+    try:
+        pieces = [
+            pa.nulls(len(at), column.type)
+            if chunk < 0
+            else column.chunk(int(chunk)).take(pa.array(places[at] - starts[chunk]))
+            for chunk, at in zip(chunks, np.split(order, first[1:]), strict=True)
+        ]
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return [pa.concat_arrays(pieces).take(pa.array(back))]
+    except pa.ArrowInvalid:
+        if len(places) < 2:
+            raise
+        half = len(places) // 2
+        return _gathered(column, places[:half]) + _gathered(column, places[half:])
 
 
 def _choose(
@@ -275,7 +317,8 @@ def read_grid_table(files: RunFiles) -> pa.Table:
     if "_row" not in grid.column_names:
         return grid
     places = places_of(grid.column("_row").to_numpy(), grid.num_rows)
-    return grid.drop_columns(["_row"]).take(pa.array(places))
+    assert places is not None
+    return take_rows(grid.drop_columns(["_row"]), places)
 
 
 def collect_rows(files: RunFiles, rows: int, *, clashes: Clashes = "raise") -> pa.Table:

@@ -422,9 +422,9 @@ def test_the_scratch_directory_of_a_failed_row_is_removed_too() -> None:
         ({"slope": None, "n": 1}, "stage 'fit', field 'slope': expected float, got None"),
         ({"slope": 0.5, "n": 1.0}, "stage 'fit', field 'n': expected int, got float 1.0"),
         ({"slope": 0.5, "n": 2**70}, "stage 'fit', field 'n': expected int, got int 1180"),
-        ({"slope": 0.5}, "stage 'fit', field 'n': expected int, got nothing"),
-        (3, "stage 'fit', field 'slope': expected float, got nothing"),
-        (None, "stage 'fit', field 'slope': expected float, got nothing"),
+        ({"slope": 0.5}, "stage 'fit', field 'n': expected int, got an output without it"),
+        (3, "stage 'fit', field 'slope': expected float, got an output without it"),
+        (None, "stage 'fit', field 'slope': expected float, got an output without it"),
         ({1: 2}, "stage 'fit', field '1': expected names"),
     ],
 )
@@ -1204,3 +1204,14 @@ def test_a_default_stands_in_for_the_output_of_a_skipped_stage(returns: Any) -> 
     f = xs(2).stage("check", lambda x: x, returns=returns, skip_when=lambda x: x == 1)
 
     assert run(f.stage("after", after)).column("after.value") == [0, -1]
+
+
+def test_a_declared_field_that_is_absent_is_told_from_what_the_output_has() -> None:
+    f = xs(1).stage("fit", lambda x: {"slop": 1.0, "n": x}, returns={"slope": float, "n": int})
+
+    (error,) = run(f).errors
+
+    assert error == (
+        "OutputMismatch: stage 'fit', field 'slope': expected float, got an output without it "
+        "(it has: slop, n; did you mean 'slop'?)"
+    )

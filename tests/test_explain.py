@@ -54,7 +54,7 @@ class AtWork:
         files.put_json(files.intent(1), {"time": now - 60, "jobs": [0, 1, 2], "before": {}})
         files.put_json(
             files.launch(1),
-            {"time": now - 60, "host": host(), "pid": me.pid, "created": me.create_time()},
+            {"time": now - 60, "host": host(), "pid": me.pid, "command": me.cmdline()},
         )
 
     def beat(self, job: int = 0, *, heard: float = 1.0, **values: Any) -> None:

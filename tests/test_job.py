@@ -229,7 +229,7 @@ def test_too_many_failures_stop_the_run(files: RunFiles, clock: ManualClock) -> 
 
     outcome = run(files, static((0, 20)), pool, limits=Limits(max_failures=3))
 
-    assert outcome.stopped == "3 rows failed, and the plan stops a run at 3"
+    assert outcome.stopped == "3 failed, and the plan stops a run at 3 failed"
     assert pool.ran == list(range(9))
     assert ok_rows(files, 20) == [0, 1, 3, 4, 6, 7]
 
@@ -239,7 +239,7 @@ def test_too_many_failures_stop_the_other_jobs_too(files: RunFiles, clock: Manua
 
     request = files.read_json(files.stop(WHO.attempt))
     assert request is not None
-    assert request["reason"] == "1 rows failed, and the plan stops a run at 1"
+    assert request["reason"] == "1 failed, and the plan stops a run at 1 failed"
 
 
 def test_failures_of_other_jobs_count(files: RunFiles, clock: ManualClock) -> None:
@@ -252,7 +252,7 @@ def test_failures_of_other_jobs_count(files: RunFiles, clock: ManualClock) -> No
     )
 
     assert outcome.tally.done == 5
-    assert outcome.stopped.startswith("3 rows failed")
+    assert outcome.stopped.startswith("3 failed")
 
 
 def test_a_job_without_failures_does_not_ask_for_those_of_others(
@@ -297,6 +297,18 @@ def test_a_stop_request_in_the_run_ends_the_job_with_what_is_done_committed(
     assert 3 <= outcome.tally.ok < 10
     assert ok_rows(files, 100) == pool.ran
     assert (beat_of(files)["state"], beat_of(files)["reason"]) == ("stopped", "cancelled")
+
+
+def test_a_job_whose_launch_was_given_up_and_replaced_ends(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    pool = FakePool(clock)
+    pool.at(5.0, lambda: files.put_json(files.intent(2), {"time": 5.0, "jobs": [0]}))
+
+    outcome = run(files, static((0, 100)), pool)
+
+    assert outcome.stopped == "a later launch has taken over"
+    assert 0 < len(ok_rows(files, 100)) < 100
 
 
 def test_a_stop_request_for_another_launch_means_nothing(
@@ -468,9 +480,10 @@ def test_a_claim_whose_rows_could_not_be_written_is_given_back(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     queue_at(files, clock).put(0, 4)
-    with monkeypatch.context() as disk, pytest.raises(OSError, match="No space left"):
-        disk.setattr(os, "fsync", full)
-        run(files, queue_source(files, clock, 4), FakePool(clock))
+    source = queue_source(files, clock, 4)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(files, source, FakePool(clock))
 
     assert files.parts() == []
     assert queue_at(files, clock).counts() == Counts(waiting=4, claimed=0, done=0)

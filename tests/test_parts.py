@@ -94,10 +94,11 @@ def test_what_could_not_be_written_stays_to_be_tried_again(
 
     writer = writer_of(files)
     writer.add(0, [results([0, 1], sq__value=[0, 1])])
-    with monkeypatch.context() as disk, pytest.raises(OSError, match=r"No space left.*\.arrow"):
-        disk.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left.*\.arrow"):
         writer.commit(0.0)
     left = files.parts()
+    monkeypatch.undo()
     writer.commit(0.0)
 
     assert left == []  # there is room to say why
@@ -357,7 +358,7 @@ def test_rows_that_come_one_by_one_are_joined_in_memory(files: RunFiles) -> None
     assert writer.pending < 2 * PartWriter.MANY
     assert not writer.due(0.1)
     writer.commit(0.0)
-    assert sum(rows_in(files), []) == list(range(10 * PartWriter.MANY))
+    assert np.concatenate(rows_in(files)).tolist() == list(range(10 * PartWriter.MANY))
 
 
 def test_what_was_joined_can_be_dropped_in_part(
@@ -371,7 +372,7 @@ def test_what_was_joined_can_be_dropped_in_part(
     writer.drop(3, 7)
 
     writer.commit(0.0)
-    assert sum(rows_in(files), []) == [0, 1, 2, 7, 8, 9]
+    assert np.concatenate(rows_in(files)).tolist() == [0, 1, 2, 7, 8, 9]
 
 
 def test_a_commit_starts_the_next_pause(files: RunFiles) -> None:
@@ -383,3 +384,11 @@ def test_a_commit_starts_the_next_pause(files: RunFiles) -> None:
 
     assert not writer.due(9.9)
     assert writer.due(10.0)
+
+
+def test_a_part_that_is_there_and_cannot_be_read_is_not_taken_for_absent(tmp_path: Path) -> None:
+    unreadable = tmp_path / "00000-1-0000.arrow"
+    unreadable.mkdir()
+
+    with pytest.raises(OSError, match="directory"):
+        read_part(unreadable)

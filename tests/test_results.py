@@ -19,6 +19,7 @@ from flowdist.errors import TypeClash
 from flowdist.parts import FAILED, MISSING, OK, SKIPPED, STATUS
 from flowdist.results import (
     Counts,
+    _gathered,
     collect_rows,
     count_states,
     error_rows,
@@ -191,6 +192,31 @@ def test_every_row_appears_once_and_its_state_is_told_alike_everywhere(
 
     assert read.column("_row").to_pylist() == list(range(6))
     assert read.column("_status").to_pylist() == row_states(files, 6, table).tolist()
+
+
+@given(
+    st.lists(st.lists(st.one_of(st.none(), st.text()), max_size=5), max_size=4),
+    st.lists(st.integers(0, 99)),
+    st.integers(1, 100),
+)
+def test_columns_too_large_for_one_array_are_put_in_order_in_several(
+    chunks: list[list[str | None]], wanted: list[int], most: int
+) -> None:
+    column = pa.chunked_array(chunks, pa.string())
+    places = np.array([number % (len(column) + 1) - 1 for number in wanted], np.int64)
+    concat = pa.concat_arrays
+
+    def overflowing(arrays: list[pa.Array]) -> pa.Array:
+        if 1 < sum(map(len, arrays)) > most:
+            raise pa.ArrowInvalid("offset overflow while concatenating arrays")
+        return concat(arrays)
+
+    with pytest.MonkeyPatch.context() as arrow:
+        arrow.setattr(pa, "concat_arrays", overflowing)
+        found = pa.chunked_array(_gathered(column, places), pa.string())
+
+    values = column.to_pylist()
+    assert found.to_pylist() == [None if place < 0 else values[place] for place in places]
 
 
 def test_states_are_counted() -> None:

@@ -74,6 +74,23 @@ def test_runs_lists_the_latest_first() -> None:
     assert [run.id for run in flowdist.runs()] == [second.id, first.id]
 
 
+def test_runs_of_others_in_the_same_place_are_passed_over(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished(over(1, lambda x: x))
+    (root / "theirs").mkdir()
+    stat = os.stat
+
+    def theirs_is_private(path: Any, **how: Any) -> os.stat_result:
+        if str(path).startswith(str(root / "theirs/")):
+            raise PermissionError(path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", theirs_is_private)
+
+    assert [found.id for found in flowdist.runs()] == [run.id]
+
+
 def test_an_unknown_id_names_the_nearest(root: Path) -> None:
     run = finished(over(1, lambda x: x))
 
@@ -270,7 +287,7 @@ def test_fail_fast_stops_the_run() -> None:
 
     status = run.status()
     assert status.state == "stopped"
-    assert "stops a run at 1" in status.reason
+    assert "stops a run at 1 failed" in status.reason
     assert status.waiting > 0
 
 
@@ -285,6 +302,30 @@ def test_max_failures_counts_over_all_jobs() -> None:
     status = run.status()
     assert status.state == "stopped"
     assert 20 <= status.failed < 500
+
+
+def test_a_stopped_run_starts_no_more_jobs() -> None:
+    plan = local(workers=1, chunks_per_job=1, jobs_at_once=2, fail_fast=True)
+    run = finished(over(12, lambda x: 1 // x).distribute(plan))
+
+    assert run.status().state == "stopped"
+    assert len(dict(run.files.beats())) < 12
+
+
+def test_every_job_and_reduce_has_the_time_that_the_plan_gives_a_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flowdist.workers import supervise
+
+    run = finished(over(1, lambda x: x).distribute(local(time="1h")))
+    launch = supervise.Launch(run.files, 1, supervise.StopFlag())
+    deadlines = []
+    for now in (1000.0, 9000.0):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        launch.pool(run.manifest["phases"][0]).close()
+        deadlines.append(launch.limits.deadline)
+
+    assert deadlines == [4600.0, 12600.0]
 
 
 def test_delete_removes_everything_but_not_while_it_runs(root: Path) -> None:

@@ -74,12 +74,12 @@ def files(tmp_path: Path) -> RunFiles:
 def me() -> dict[str, Any]:
     """What the launched process writes down, as if this one were it."""
     process = psutil.Process()
-    return {"time": 1000.0, "host": host(), "pid": os.getpid(), "created": process.create_time()}
+    return {"time": 1000.0, "host": host(), "pid": os.getpid(), "command": process.cmdline()}
 
 
 def gone() -> dict[str, Any]:
     """A process whose id somebody else has now."""
-    return {**me(), "created": 0.0}
+    return {**me(), "command": ["something", "else"]}
 
 
 def elsewhere() -> dict[str, Any]:
@@ -134,7 +134,7 @@ def test_jobs_whose_process_is_gone_without_a_last_word_are_lost(files: RunFiles
 def test_the_last_word_of_a_process_that_ends_just_now_counts(
     files: RunFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def end(pid: int, created: float | None) -> bool:
+    def end(pid: int, command: list[str] | None) -> bool:
         put_beats(files, beat("done"))
         return False
 
@@ -183,6 +183,26 @@ def test_a_launch_that_has_just_been_intended_is_unknown(files: RunFiles) -> Non
 
     assert set(soon.values()) == {JobState.UNKNOWN}
     assert set(late.values()) == {JobState.LOST}
+
+
+def test_a_launch_that_never_was_is_lost_though_clocks_were_set_back(files: RunFiles) -> None:
+    files.put_json(files.intent(1), {"time": 90_000.0})
+
+    assert set(poll(files, None, now=1000.0).values()) == {JobState.LOST}
+
+
+def test_a_process_that_does_not_say_that_it_started_will_not_start_later(
+    files: RunFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.put_json(files.intent(1), {"time": 0.0})
+    monkeypatch.setattr(local, "START_SECONDS", 0.0)
+
+    with pytest.raises(BackendError, match="said nothing for 0 s"):
+        LocalBackend().launch(Handle(files, 1, [0]))
+
+    directory = str(files.directory)
+    commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+    assert not any(directory in command for command in commands)
 
 
 def test_a_process_of_another_machine_is_judged_by_its_beats(files: RunFiles) -> None:

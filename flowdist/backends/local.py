@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,9 +75,12 @@ class LocalBackend:
             if process.poll() is not None:
                 break
             self._clock.sleep(0.01)
+        # One that is only slow would start behind the back of whoever resumes.
+        process.kill()
+        process.wait()
         text = files.path(files.launch_log(handle.attempt)).read_text(errors="replace")
         raise BackendError(
-            f"the process that runs the jobs did not start (exit code {process.poll()}):\n"
+            f"the process that runs the jobs did not start ({_ending(process)}):\n"
             f"{text[-2000:].strip()}"
         )
 
@@ -94,18 +98,19 @@ class LocalBackend:
         started = handle.started
         if started is None:
             intent = handle.files.read_json(handle.files.intent(handle.attempt)) or {}
-            recent = self._clock.time() - float(intent.get("time", 0.0)) < START_SECONDS
+            # Also in the future, but only so far: clocks are set back.
+            recent = abs(self._clock.time() - float(intent.get("time", 0.0))) < START_SECONDS
             return None if recent else False
         if started["host"] != host():
             newest = max((float(b["time"]) for b in beats.values()), default=float(started["time"]))
-            return None if self._clock.time() - newest < SILENCE_SECONDS else False
+            return None if abs(self._clock.time() - newest) < SILENCE_SECONDS else False
         return any(_lives(b["pid"], None) for b in beats.values() if b["state"] == "running")
 
     def cancel(self, handle: Handle) -> None:
         handle.files.request_stop(handle.attempt, "cancelled", self._clock.time())
         started = handle.started
         if started is not None and started["host"] == host():
-            process = _process(started["pid"], started["created"])
+            process = _process(started["pid"], started["command"])
             if process is not None:
                 process.terminate()
 
@@ -130,6 +135,13 @@ def _reap() -> None:
     _launched[:] = [process for process in _launched if process.poll() is None]
 
 
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode
+    if code == -signal.SIGKILL:
+        return f"it said nothing for {START_SECONDS:.0f} s, or was killed"
+    return f"exit code {code}"
+
+
 def _state(beat: Mapping[str, Any] | None, alive: bool | None) -> JobState:
     said = None if beat is None else beat["state"]
     if said == "done":
@@ -145,13 +157,18 @@ def _state(beat: Mapping[str, Any] | None, alive: bool | None) -> JobState:
     return JobState.PENDING if beat is None else JobState.RUNNING
 
 
-def _process(pid: int, created: float | None) -> psutil.Process | None:
-    """The process of that id, if it is the one that was started then (ids are used again)."""
+def _process(pid: int, command: Sequence[str] | None) -> psutil.Process | None:
+    """The process of that id, if it is the one that was started then (ids are used again).
+
+    It is known by its command, which names the run and the launch; the time at which a process was
+    created is another when somebody sets the clock. Without a command any of ours is taken for it.
+    """
     try:
         process = psutil.Process(pid)
-        if created is not None and abs(process.create_time() - created) > 1.0:
-            return None
         if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        found = process.cmdline()
+        if found != list(command) if command is not None else "flowdist.workers" not in found:
             return None
     except psutil.Error:
         return None
@@ -162,17 +179,8 @@ def _launcher_lives(handle: Handle) -> bool:
     started = handle.started
     if started is None or started["host"] != host():
         return False
-    return _lives(started["pid"], started["created"])
+    return _lives(started["pid"], started["command"])
 
 
-def _lives(pid: int, created: float | None) -> bool:
-    process = _process(pid, created)
-    if process is None:
-        return False
-    # Without a time of creation only the program can tell that the id was not used again.
-    if created is None:
-        try:
-            return "flowdist.workers" in process.cmdline()
-        except psutil.Error:
-            return False
-    return True
+def _lives(pid: int, command: Sequence[str] | None) -> bool:
+    return _process(pid, command) is not None

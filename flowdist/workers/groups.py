@@ -24,6 +24,7 @@ from flowdist.results import (
     read_grid_table,
     read_results,
     shown_record,
+    take_rows,
     to_frame,
 )
 from flowdist.store import RunFiles
@@ -59,7 +60,7 @@ def prepare(files: RunFiles, rows: int, by: tuple[str, ...], directory: Path) ->
     keys = group_keys(table, by)
     ids = group_rows(table, by)[0] if by else np.zeros(rows, np.int64)
     if by:
-        table = table.take(pa.array(np.argsort(ids, kind="stable")))
+        table = take_rows(table, np.argsort(ids, kind="stable"))
     bounds = np.concatenate(([0], np.cumsum(np.bincount(ids, minlength=keys.num_rows))))
     keys = keys.append_column("_first", pa.array(bounds[:-1])).append_column(
         "_stop", pa.array(bounds[1:])

@@ -299,7 +299,7 @@ class Job:
         if most is not None and self._tally.failed:
             failed = self._tally.failed + self._failed_elsewhere
             if failed >= most:
-                reason = f"{failed} rows failed, and the plan stops a run at {most}"
+                reason = f"{failed} failed, and the plan stops a run at {most} failed"
                 self._files.request_stop(self._who.attempt, reason, self._clock.time())
                 return reason
         if self._limits.deadline is not None:
@@ -333,6 +333,9 @@ class Job:
             request = self._files.read_json(self._files.stop(self._who.attempt))
             if request is not None:
                 self._reason = str(request.get("reason", "stop requested"))
+            elif self._files.superseded(self._who.attempt):
+                # Its launcher was killed, and what it leaves undone has been started anew.
+                self._reason = "a later launch has taken over"
         said = {
             "time": self._clock.time(),
             "started": self._started,

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from flowdist.errors import FlowdistError, OutputMismatch, StageTimeout
+from flowdist.errors import FlowdistError, OutputMismatch, StageTimeout, nearest
 from flowdist.flow import Stage
 from flowdist.parts import FAILED, OK, SKIPPED
 from flowdist.schema import MISSING, Field, SaveFn, encode_declared, infer_column, split_output
@@ -176,10 +176,23 @@ def _encoded(
             try:
                 encode(stage, buffer, number, [i], save)
             except Exception as error:
-                buffer.fail(i, stage.name, error)
+                buffer.fail(i, stage.name, _said_fully(error, stage, outputs[i]))
                 for later in buffer.outputs[number:]:
                     later[i] = NOT_RUN
         return encode(stage, buffer, number, _present(outputs), save)
+
+
+def _said_fully(error: Exception, stage: Stage, out: Any) -> Exception:
+    """The error; where a declared field is absent, one that says what the output has instead."""
+    declared = stage.returns.names if stage.returns is not None else ()
+    if not isinstance(error, OutputMismatch) or error.field not in declared:
+        return error
+    fields = split_output(out, stage.name)
+    if error.field in fields:
+        return error
+    has = ", ".join(fields) or "nothing"
+    got = f"an output without it (it has: {has}{nearest(error.field, fields)})"
+    return OutputMismatch(stage.name, error.field, error.expected, got, error.index)
 
 
 def _once(save: Callable[[int], SaveFn]) -> Callable[[int], SaveFn]:

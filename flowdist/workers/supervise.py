@@ -79,17 +79,22 @@ class Launch:
     stop: StopFlag
     manifest: dict[str, Any] = field(init=False)
     intent: dict[str, Any] = field(init=False)
-    deadline: float | None = field(init=False)
+    # When the time of the job that runs now is over (unix seconds).
+    deadline: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.manifest = self.files.manifest()
         self.intent = self.files.read_json(self.files.intent(self.attempt)) or {}
-        limit = self.plan["resources"].get("time")
-        self.deadline = None if limit is None else time.time() + limit
 
     @property
     def plan(self) -> dict[str, Any]:
         found: dict[str, Any] = self.manifest["plan"]
+        return found
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds that the plan gives a job."""
+        found: float | None = self.plan["resources"].get("time")
         return found
 
     def chunks(self) -> tuple[Chunks, pa.Table]:
@@ -115,7 +120,10 @@ class Launch:
         return grid.column("_row").to_numpy() if "_row" in grid.column_names else slice(None)
 
     def pool(self, phase: dict[str, Any]) -> Pool:
-        """Workers for a phase, as many and of the kind that the plan says."""
+        """Workers for a phase, as many and of the kind that the plan says; the time of a job begins
+        now.
+        """
+        self.deadline = None if self.time_limit is None else time.time() + self.time_limit
         workers, within = int(self.manifest["workers"]), self.plan["within"]
         processes, lanes = {"sequential": (1, 1), "threads": (1, workers)}.get(within, (workers, 1))
         setup = WorkerSetup(
@@ -222,7 +230,7 @@ def launch_main(directory: Path, attempt: int) -> int:
         return 1
     files.put_json(
         files.launch(attempt),
-        {"time": time.time(), "host": host(), "pid": me.pid, "created": me.create_time()},
+        {"time": time.time(), "host": host(), "pid": me.pid, "command": me.cmdline()},
     )
     with stop.on_signals():
         try:
@@ -248,9 +256,11 @@ def _run_rows(launch: Launch) -> None:
         _run_job_processes(launch, jobs, at_once)
         return
     chunks, table = launch.chunks()
-    with contextlib.closing(launch.pool(phase)) as pool:
-        for job in jobs:
-            launch.run(job, launch.source(job, chunks, table), pool, phase)
+    # One pool serves all jobs, unless each has a time limit of its own, which workers know of.
+    for together in [jobs] if launch.time_limit is None else [[job] for job in jobs]:
+        with contextlib.closing(launch.pool(phase)) as pool:
+            for job in together:
+                launch.run(job, launch.source(job, chunks, table), pool, phase)
 
 
 def _run_job_processes(launch: Launch, jobs: list[int], at_once: int) -> None:
