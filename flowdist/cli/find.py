@@ -7,10 +7,8 @@ import importlib.util
 import inspect
 import linecache
 import sys
-import tomllib
 import traceback
 from collections.abc import Mapping, Sequence
-from datetime import date, time
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -196,27 +194,16 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     >>> parse_settings(["workers=4", "memory=8GB", "by=subject,session", "fail_fast=true"])
     {'workers': 4, 'memory': '8GB', 'by': ['subject', 'session'], 'fail_fast': True}
     """
+    from flowdist.profiles import field_value
+
     found: dict[str, Any] = {}
     for word in settings:
         key, sign, text = word.partition("=")
         key = key.strip().replace("-", "_")
         if not sign or not key:
             raise UsageError(f"'{word}' sets nothing; write field=value, as in workers=4")
-        # A memory without a unit is refused as text, and would pass as a number of bytes.
-        value = text.strip() if key == "memory" else _value(text.strip())
-        # A column's name holds no comma.
-        found[key] = value.split(",") if key == "by" and isinstance(value, str) else value
+        found[key] = field_value(key, text)
     return found
-
-
-def _value(text: str) -> Any:
-    try:
-        content = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    value = content["value"]
-    # No field is a date; 01:30:00 is meant as a duration.
-    return text if len(content) > 1 or isinstance(value, (date, time)) else value
 
 
 def distributed(flow: Flow, on: str | None, overrides: Mapping[str, Any]) -> Flow:

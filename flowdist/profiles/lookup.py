@@ -253,10 +253,7 @@ def _variable(
 ) -> Iterator[_Given]:
     source = f"environment variable {variable}"
     field = variable.removeprefix(prefix).lower()
-    said = text if field == "memory" else _value(text)
-    if field == "by" and isinstance(said, str) and "," in said:
-        said = [name.strip() for name in said.split(",")]  # as on the command line
-    for key, value in flatten({field: said}, source).items():
+    for key, value in flatten({field: field_value(field, text)}, source).items():
         yield _Given(key, value, source, for_any_plan)
 
 
@@ -270,19 +267,27 @@ def _owner(variable: str, names: set[str]) -> str:
     return max(fitting, key=len, default="")
 
 
-def _value(text: str) -> Any:
-    """A variable's value, read as a file's would be; what is not TOML is the text itself.
+def field_value(field: str, text: str) -> Any:
+    """What a variable or the command line says of a plan's field, read as a file's text would be;
+    what is not TOML is the text itself, and ``by`` may be columns with commas between.
 
-    >>> _value("2"), _value("true"), _value('["a", "b"]'), _value("8GB")
-    (2, True, ['a', 'b'], '8GB')
+    >>> field_value("workers", "2"), field_value("fail_fast", "true"), field_value("by", "a, b")
+    (2, True, ['a', 'b'])
     """
+    text = text.strip()
+    if field == "memory":
+        return text  # a memory without a unit is refused as text, and would pass as bytes
     try:
         content = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        return text
+        content = {"value": text}
     value = content["value"]
     # No field is a date; 01:30:00 is meant as a duration.
-    return text if len(content) > 1 or isinstance(value, (date, time)) else value
+    if len(content) > 1 or isinstance(value, (date, time)):
+        value = text
+    if field == "by" and isinstance(value, str) and "," in value:
+        return [name.strip() for name in value.split(",")]
+    return value
 
 
 def _kind(profile: Profile, given: Sequence[_Given]) -> str:
