@@ -124,7 +124,8 @@ class Plan(BaseModel):
         threads_per_worker: BLAS and OpenMP threads of a worker. None: the job's cores shared out
             among its workers.
         fail_fast: stop the run at the first failed row.
-        max_failures: stop the run at this many failed rows.
+        max_failures: stop the run once this many rows have failed; what is in work meanwhile may
+            add to them.
 
     Raises:
         PlanError: naming the field, the value and what is allowed.

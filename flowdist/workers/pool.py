@@ -266,7 +266,7 @@ class Pool:
         for slot in self._slots:
             if slot.process is not None:
                 if not slot.busy:
-                    slot.process.join(max(0.0, deadline - time.monotonic()))
+                    _await_end(slot.process, deadline - time.monotonic())
                 self._kill(slot)
         self._lifeline_end.close()
         self._lifeline.close()
@@ -342,7 +342,7 @@ class Pool:
         assert slot.process is not None
         with contextlib.suppress(OSError):
             slot.pipe.send(("end",))
-        slot.process.join(END_SECONDS)
+        _await_end(slot.process, END_SECONDS)
         self._kill(slot)
         slot.pipe.close()
         slot.pipe = slot.process = None
@@ -357,7 +357,7 @@ class Pool:
         with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
             while slot.pipe.poll(0):
                 events += self._handle_last(slot, slot.pipe.recv())
-        slot.process.join(END_SECONDS)
+        _await_end(slot.process, END_SECONDS)
         reason = _reason(slot.process.exitcode)
         started = slot.loaded
         self._kill(slot)
@@ -469,7 +469,18 @@ class Pool:
         for child in children:
             with contextlib.suppress(psutil.Error):
                 child.kill()
-        process.join(END_SECONDS)
+        _await_end(process, END_SECONDS)
+
+
+def _await_end(process: BaseProcess, seconds: float) -> None:
+    """Wait for a process to end, but for no longer than `seconds`.
+
+    Not by `join`: it waits for everybody who has inherited a certain pipe, and that may be what a
+    row forked and left behind.
+    """
+    deadline = time.monotonic() + seconds
+    while process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 def _decode(payload: bytes) -> pa.RecordBatch:
