@@ -122,7 +122,7 @@ def launched(files: RunFiles, jobs: int) -> None:
     said = {"time": time.time(), "host": host()}
     intent = {**said, "jobs": list(range(jobs)), "before": {}, "failed": False}
     files.put_json(files.intent(1), intent)
-    files.put_json(files.launch(1), {**said, "pid": me.pid, "created": me.create_time()})
+    files.put_json(files.launch(1), {**said, "pid": me.pid, "command": me.cmdline()})
 
 
 def finished_run(root: Path, *, by: bool) -> RunFiles:

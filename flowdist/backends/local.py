@@ -110,7 +110,7 @@ class LocalBackend:
         handle.files.request_stop(handle.attempt, "cancelled", self._clock.time())
         started = handle.started
         if started is not None and started["host"] == host():
-            process = _process(started["pid"], started["command"])
+            process = _process(started["pid"], started.get("command"))
             if process is not None:
                 process.terminate()
 
@@ -179,7 +179,7 @@ def _launcher_lives(handle: Handle) -> bool:
     started = handle.started
     if started is None or started["host"] != host():
         return False
-    return _lives(started["pid"], started["command"])
+    return _lives(started["pid"], started.get("command"))
 
 
 def _lives(pid: int, command: Sequence[str] | None) -> bool:
