@@ -1,10 +1,9 @@
 """The seam between a run and what starts its jobs.
 
 A backend starts jobs, says how they are, ends them, and finds their logs. It does not know what a
-row is. Others
-can add one without touching this package: a class with these methods, named by an entry point of
-the group ``flowdist.backends``, and a plan class entered in `flowdist.plan.PLANS` under the same
-name.
+row is. Others can add one without touching this package: a class with these methods, named by an
+entry point of the group ``flowdist.backends``, and a plan class entered in `flowdist.plan.PLANS`
+under the same name.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 it.
 
 An `Evaluator` runs rows one after another and hands back record batches. It knows nothing of
-processes,
-files or schedulers: where a row is running is told to a `Lane`, artifacts go to a `save` function.
+processes, files or schedulers: where a row is running is told to a `Lane`, artifacts go to a `save`
+function.
 
 What is fast here is the common row: no retry, no skip, no failure. Everything else may be slow.
 """

@@ -1,8 +1,7 @@
 """Queues of chunks that workers claim from, with leases and fencing.
 
 `Queue` is the seam; `DirectoryQueue` implements it in a directory that all workers see, with
-nothing but
-exclusive file creation: no server, no socket, no lock, no rename.
+nothing but exclusive file creation: no server, no socket, no lock, no rename.
 
 Chunks are claimed in tickets of consecutive chunks whose sizes are fixed when they are put: each
 round of tickets hands out half of what is left (factoring; Hummel, Schonberg and Flynn, 1992), so
