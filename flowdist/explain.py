@@ -245,10 +245,10 @@ class _View:
 
     def row_at(self, position: int) -> tuple[int, dict[str, Any]]:
         """The number and the parameters of the row at a position of the layout."""
-        import pyarrow as pa
+        from flowdist.tables import map_table
 
-        with pa.memory_map(str(self.run.files.path(self.run.files.GRID))) as file:
-            row = pa.ipc.open_file(file).read_all().slice(position, 1).to_pylist()[0]
+        grid = map_table(self.run.files.path(self.run.files.GRID))
+        row = grid.slice(position, 1).to_pylist()[0]
         return row.pop("_row", position), row
 
     def mean_seconds(self) -> float | None:

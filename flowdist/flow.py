@@ -217,9 +217,7 @@ class Flow:
             retry=_policy(retry, where),
             timeout=_seconds(timeout, where),
             skip_when=skip_when,
-            skip_bindings=bind(skip_when, replace(scope, where=f"{where}: skip_when"))
-            if skip_when is not None
-            else (),
+            skip_bindings=_skip_bindings(skip_when, scope),
         )
         return self._with(added, resources)
 
@@ -300,9 +298,7 @@ class Flow:
             retry=_policy(retry, where),
             timeout=_seconds(timeout, where),
             skip_when=skip_when,
-            skip_bindings=bind(skip_when, replace(scope, where=f"{where}: skip_when"))
-            if skip_when is not None
-            else (),
+            skip_bindings=_skip_bindings(skip_when, scope),
         )
         return self._with(added, resources)
 
@@ -534,6 +530,12 @@ class Flow:
             seeded=self.seed is not None,
             where=where,
         )
+
+
+def _skip_bindings(skip_when: Callable[..., bool] | None, scope: Scope) -> tuple[Binding, ...]:
+    if skip_when is None:
+        return ()
+    return bind(skip_when, replace(scope, where=f"{scope.where}: skip_when"))
 
 
 def _names(value: str | Sequence[str] | None, what: str) -> tuple[str, ...]:

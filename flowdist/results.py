@@ -30,6 +30,7 @@ from flowdist.parts import (
     unify,
 )
 from flowdist.store import JobAttempt, RunFiles
+from flowdist.tables import map_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -312,8 +313,7 @@ def _as_text(table: pa.Table, name: str) -> pa.Table:
 
 def read_grid_table(files: RunFiles) -> pa.Table:
     """The grid in grid order, without the columns that are flowdist's own."""
-    with pa.memory_map(str(files.path(files.GRID))) as file:
-        grid = pa.ipc.open_file(file).read_all()
+    grid = map_table(files.path(files.GRID))
     if "_row" not in grid.column_names:
         return grid
     places = places_of(grid.column("_row").to_numpy(), grid.num_rows)

@@ -410,16 +410,13 @@ class Run:
     def _jobs_with(self, todo: Any) -> list[int]:
         """Jobs of the rows that have at least one of the rows `todo` (a mask in grid order)."""
         import numpy as np
-        import pyarrow as pa
+
+        from flowdist.tables import in_layout_order, map_table
 
         if self.manifest["plan"]["dispatch"] == "queue":
             return list(range(self.manifest["layout"]["jobs"])) if todo.any() else []
-        with pa.memory_map(str(self.files.path(self.files.GRID))) as file:
-            grid = pa.ipc.open_file(file).read_all()
-        if "_row" in grid.column_names:
-            todo = todo[grid.column("_row").to_numpy()]
-        with pa.memory_map(str(self.files.path(self.files.CHUNKS))) as file:
-            chunks = pa.ipc.open_file(file).read_all()
+        todo = in_layout_order(self.files, todo)
+        chunks = map_table(self.files.path(self.files.CHUNKS))
         first = chunks.column("first").to_numpy()
         if not len(first):
             return []

@@ -26,6 +26,7 @@ from flowdist.preflight import Prepared, prepare
 from flowdist.resources import Resources
 from flowdist.settings import default_root, host, user
 from flowdist.store import DirectoryStore, RunFiles
+from flowdist.tables import write_table
 from flowdist.workers.queue import LEASE_SECONDS
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def write_run(flow: Flow, name: str, prepared: Prepared | None = None) -> RunFil
     payload = prepared.payload if prepared is not None else None
     payload = payload or dump_program(flow.program)
     files.store.put(files.FLOW, payload)
-    _write_arrow(files.path(files.GRID), _in_layout_order(grid, layout))
-    _write_arrow(files.path(files.CHUNKS), _chunk_table(layout))
+    write_table(files.path(files.GRID), _in_layout_order(grid, layout))
+    write_table(files.path(files.CHUNKS), _chunk_table(layout))
     files.put_json(
         files.RUN,
         {
@@ -248,11 +249,6 @@ def _chunk_table(layout: Layout) -> pa.Table:
             "group": layout.chunk_group,
         }
     )
-
-
-def _write_arrow(path: Path, table: pa.Table) -> None:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
 
 
 def _revision() -> str | None:

@@ -28,6 +28,7 @@ from flowdist.results import (
     to_frame,
 )
 from flowdist.store import RunFiles
+from flowdist.tables import map_table, write_table
 from flowdist.workers.evaluate import Evaluator
 from flowdist.workers.process import Saver, TableEvaluator, WorkerSetup
 
@@ -65,8 +66,8 @@ def prepare(files: RunFiles, rows: int, by: tuple[str, ...], directory: Path) ->
     keys = keys.append_column("_first", pa.array(bounds[:-1])).append_column(
         "_stop", pa.array(bounds[1:])
     )
-    _write(directory / "rows.arrow", table)
-    _write(directory / "groups.arrow", keys)
+    write_table(directory / "rows.arrow", table)
+    write_table(directory / "groups.arrow", keys)
     return int(keys.num_rows)
 
 
@@ -77,8 +78,8 @@ def load_groups(
     assert setup.scratch is not None
     stage = next(s for s in program.reduces if s.name == setup.table)
     directory = Path(setup.scratch)
-    keys = _map(directory / "groups.arrow")
-    tables = GroupSlices(files, stage, _map(directory / "rows.arrow"), keys)
+    keys = map_table(directory / "groups.arrow")
+    tables = GroupSlices(files, stage, map_table(directory / "rows.arrow"), keys)
     columns = list(stage.by or ())
 
     def make() -> TableEvaluator:
@@ -163,13 +164,3 @@ def _library(annotation: str) -> Any:
     if "pyarrow" in annotation or annotation.startswith("pa."):
         return "arrow"
     return "pandas"
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-
-
-def _map(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()

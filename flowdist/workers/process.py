@@ -34,6 +34,7 @@ from flowdist.payload import load_program
 from flowdist.schema import SaveFn
 from flowdist.script import FileOutput
 from flowdist.store import RunFiles
+from flowdist.tables import map_table
 from flowdist.workers.evaluate import Evaluator, Flushed
 from flowdist.workers.outputs import Cause
 
@@ -270,8 +271,7 @@ def loader(setup: WorkerSetup) -> Callable[[], TableEvaluator]:
         from flowdist.workers.groups import load_groups
 
         return load_groups(setup, files, program, Saver(files, setup.attempt))
-    with pa.memory_map(str(files.path(files.GRID))) as file:
-        grid = pa.ipc.open_file(file).read_all()
+    grid = map_table(files.path(files.GRID))
     numbers = grid.column("_row") if "_row" in grid.column_names else None
     columns = used_columns(program, grid.column_names)
     saver = Saver(files, setup.attempt)

@@ -29,6 +29,7 @@ from flowdist.parts import FAILED, MISSING
 from flowdist.results import row_states
 from flowdist.settings import host
 from flowdist.store import JobAttempt, RunFiles
+from flowdist.tables import in_layout_order, map_table
 from flowdist.workers.groups import prepare
 from flowdist.workers.job import Job, Limits, Outcome
 from flowdist.workers.pool import Pool
@@ -99,11 +100,10 @@ class Launch:
 
     def chunks(self) -> tuple[Chunks, pa.Table]:
         """The chunks with what is done of them, and the table of chunks itself."""
-        with pa.memory_map(str(self.files.path(self.files.CHUNKS))) as file:
-            table = pa.ipc.open_file(file).read_all()
+        table = map_table(self.files.path(self.files.CHUNKS))
         done = self.done("rows", self.manifest["layout"]["rows"])
         if done is not None:
-            done = done[self._order()]
+            done = in_layout_order(self.files, done)
         first, stop = table.column("first").to_numpy(), table.column("stop").to_numpy()
         return Chunks(first, stop, done), table
 
@@ -113,11 +113,6 @@ class Launch:
             return None
         redo = (MISSING, FAILED) if self.intent.get("failed") else (MISSING,)
         return ~np.isin(row_states(self.files, rows, table), redo)
-
-    def _order(self) -> Any:
-        with pa.memory_map(str(self.files.path(self.files.GRID))) as file:
-            grid = pa.ipc.open_file(file).read_all()
-        return grid.column("_row").to_numpy() if "_row" in grid.column_names else slice(None)
 
     def pool(self, phase: dict[str, Any]) -> Pool:
         """Workers for a phase, as many and of the kind that the plan says; the time of a job begins
