@@ -116,6 +116,7 @@ def write_run(flow: Flow, name: str, prepared: Prepared | None = None) -> RunFil
             "plan": plan.to_json(),
             "workers": workers,
             "threads_per_worker": plan.threads(),
+            "failure_limit": plan.failure_limit,
             "jobs_at_once": plan.jobs_running(layout.jobs),
             "lease": LEASE_SECONDS,
             "layout": {

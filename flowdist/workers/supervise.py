@@ -138,9 +138,8 @@ class Launch:
 
     @property
     def limits(self) -> Limits:
-        most = 1 if self.plan.get("fail_fast") else self.plan.get("max_failures")
         return Limits(
-            max_failures=most,
+            max_failures=self.manifest["failure_limit"],
             deadline=self.deadline,
             spare=min(Limits.spare, self.plan["resources"].get("time", 0) / 10),
             whole_chunks=self.plan["within"] == "subprocess",
