@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flowdist.clock import Clock, SystemClock
+from flowdist.phases import reduce_phases, row_phases
 from flowdist.settings import default_root
 from flowdist.store import JobAttempt, RunFiles
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from flowdist.backends.base import Remark
     from flowdist.run import Run
     from flowdist.status import Status
 
@@ -123,16 +125,20 @@ def explain(run: Run, clock: Clock | None = None) -> Explanation:
     facts = [*_rows(view), *_errors(view, groups)]
     if not status.ended:
         facts += [*_in_work(view), *_waiting(view), *_jobs(view), *_silent(view)]
+    remarks = run.remarks()
+    facts += [Fact(remark.kind, remark.text, remark.data) for remark in remarks]
     facts += [*_reduces(view), *_lost_workers(view), *_attempts(view), *_last_words(view)]
-    advice = [*_advice(view, facts)]
-    return Explanation(status.id, status.state, _summary(view), tuple(facts), tuple(advice))
+    advice = [*(Advice(r.advice) for r in remarks if r.advice), *_advice(view, facts)]
+    return Explanation(
+        status.id, status.state, _summary(view, remarks), tuple(facts), tuple(advice)
+    )
 
 
 def error_groups(run: Run) -> list[ErrorGroup]:
     """The failed rows so far, and the failed groups of reduces, by stage and type of error, the
     most frequent first.
     """
-    tables = [("rows", run.rows), *((p["table"], p["groups"]) for p in run.manifest["phases"][1:])]
+    tables = [("rows", run.rows), *((p["table"], p["groups"]) for p in reduce_phases(run.manifest))]
     found = [group for table, rows in tables for group in _groups_of(run.files, table, rows)]
     return sorted(found, key=lambda g: -g.count)
 
@@ -152,6 +158,8 @@ def _groups_of(files: RunFiles, table: str, rows: int) -> list[ErrorGroup]:
     groups: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
     for row in sorted(latest):
         error = json.loads(latest[row][1])
+        if "stage" not in error:
+            continue  # of a phase in which the row went well at a later attempt
         key = (error["stage"], error["type"], error["kind"])
         groups.setdefault(key, []).append((row, error["message"]))
     return [
@@ -237,7 +245,7 @@ class _View:
 
     @property
     def reduces(self) -> list[str]:
-        return [phase["table"] for phase in self.run.manifest["phases"][1:]]
+        return [phase["table"] for phase in reduce_phases(self.run.manifest)]
 
     def timeout(self, stage: str) -> float | None:
         found = (s["timeout"] for s in self.run.manifest["stages"] if s["name"] == stage)
@@ -258,7 +266,7 @@ class _View:
         return sum(float(b.get("seconds", 0.0)) for b in beats) / done if done else None
 
 
-def _summary(view: _View) -> str:
+def _summary(view: _View, remarks: Sequence[Remark]) -> str:
     status = view.status
     if status.state == "done":
         if status.failed:
@@ -273,6 +281,8 @@ def _summary(view: _View) -> str:
             "lost": "It is lost",
         }
         return f"{words[status.state]}: {status.reason}."
+    if status.state == "pending" and remarks:
+        return f"It has not begun: {remarks[0].text}."
     if status.state == "pending":
         return "It has not begun: its jobs have been started and have not reported yet."
     if status.done == status.rows:
@@ -346,7 +356,7 @@ def _waiting(view: _View) -> Iterator[Fact]:
     if not status.waiting or status.state != "running":
         return
     busy = status.jobs.get("running", 0)
-    workers = int(view.run.manifest["workers"]) * busy
+    workers = int(row_phases(view.run.manifest)[0]["workers"] or 1) * busy
     pace = f", which finish {_pace(status.rate)}" if status.rate else ""
     yield Fact(
         "waiting",
@@ -420,8 +430,8 @@ def _last_words(view: _View) -> Iterator[Fact]:
     """The end of the log of a run that could not go on."""
     if view.status.state not in ("failed", "lost"):
         return
-    path = view.run.files.path(view.run.files.launch_log(view.status.attempt))
-    if not path.is_file():
+    path = view.run.last_log()
+    if path is None:
         return
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 8192))

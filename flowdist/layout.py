@@ -44,6 +44,8 @@ class LayoutRules(Protocol):
     def target_jobs(self) -> int | None: ...
     @property
     def dispatch(self) -> str: ...
+    @property
+    def knows_jobs(self) -> bool: ...
 
     def default_jobs(self, rows: int, workers: int) -> tuple[int, str]:
         """How many jobs where nothing says so, and the sentence that explains it."""
@@ -257,7 +259,7 @@ def _pack_chunks(plan: LayoutRules, chunks: int, rows: int, workers: int) -> tup
     per_job = plan.chunks_per_job
     if per_job is None and target is None:
         # In a queue no chunk belongs to a job: one job a chunk would only start jobs for nothing.
-        if plan.by and plan.dispatch == "static":
+        if plan.by and plan.dispatch == "static" and not plan.knows_jobs:
             per_job = 1
         else:
             target, note = plan.default_jobs(rows, workers)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
@@ -23,8 +24,10 @@ STATUS = ("ok", "failed", "skipped", "missing")
 OK, FAILED, SKIPPED, MISSING = range(4)
 # Rows in a batch of a part: enough that what a batch costs does not show.
 BATCH_ROWS = 1 << 14
-# "rows", or the name of a reduce: which table of the run a part belongs to.
+# A table of rows, or the name of a reduce: which table of the run a part belongs to.
 TABLE_KEY = b"flowdist.table"
+# What stages returned, pickled for stages of a later phase: see flowdist/workers/carry.py.
+CARRY = "_carry"
 
 T = TypeVar("T", pa.Table, pa.RecordBatch)
 
@@ -108,6 +111,12 @@ def read_part(
     return table if columns is None else table.select(columns)
 
 
+def part_table(part: pa.Table) -> str:
+    """The table of the run that a part belongs to; empty where it does not say."""
+    named: bytes = (part.schema.metadata or {}).get(TABLE_KEY, b"")
+    return named.decode()
+
+
 def _mapped(path: str | os.PathLike[str]) -> pa.Buffer:
     """The content of a file, mapped; read where it cannot be mapped: not every mounted stage maps,
     and Linux maps some 65,000 files per process.
@@ -144,7 +153,10 @@ class PartWriter:
         self._files = files
         self._who = who
         self._table = table
+        # A job that the scheduler has started again goes on behind its own earlier parts.
         self._seq = 0
+        while files.path(files.part(who, self._seq)).exists():
+            self._seq += 1
         self._started = self._last = started
         # With the position that each batch begins at.
         self._batches: list[tuple[int, pa.RecordBatch]] = []
@@ -189,6 +201,11 @@ class PartWriter:
     def pending(self) -> int:
         return len(self._batches)
 
+    @property
+    def count(self) -> int:
+        """How many parts the job has committed in this attempt, in all of its starts."""
+        return self._seq
+
     def due(self, now: float) -> bool:
         """Whether it is time to commit."""
         pause = min(max(self.FIRST, (now - self._started) / 10), self.LONGEST)
@@ -218,11 +235,8 @@ class PartWriter:
             rest = [(p, b) for p, b in taken if not b.schema.equals(first)]
             taken = [(p, b) for p, b in taken if b.schema.equals(first)]
             tables = _agreed([b for _, b in taken])
-        path = self._files.path(self._files.part(self._who, self._seq))
-        self._seq += 1
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path, descriptor = self._new_file()
         schema = tables[0].schema.with_metadata({TABLE_KEY: self._table.encode()})
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 with pa.ipc.new_file(file, schema) as writer:
@@ -235,7 +249,19 @@ class PartWriter:
             path.unlink(missing_ok=True)
             error.filename = str(path)
             raise
+        self._seq += 1
         return rest
+
+    def _new_file(self) -> tuple[Path, int]:
+        """The next part, open for writing; its name is one that nobody has used."""
+        while True:
+            path = self._files.path(self._files.part(self._who, self._seq))
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                # Of an earlier start of the same job, which may not have ended yet.
+                self._seq += 1
 
 
 def _agreed(batches: Sequence[pa.RecordBatch]) -> list[pa.Table]:

@@ -8,9 +8,10 @@ Every other kind of plan lives with its backend, which enters the class in :data
 
 from __future__ import annotations
 
+import importlib
 import operator
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict, Unpack
 
@@ -137,6 +138,12 @@ class Plan(BaseModel):
     here: ClassVar[bool] = False
     """Whether jobs run on the machine that submits, so that its cores and memory count."""
 
+    phased: ClassVar[bool] = False
+    """Whether stages with needs of their own, and reduces, get jobs of their own."""
+
+    knows_jobs: ClassVar[bool] = False
+    """Whether :meth:`default_jobs` is asked also where each group could have a job."""
+
     kind: str
     by: Columns = ()
     rows_per_chunk: Count | None = None
@@ -193,7 +200,8 @@ class Plan(BaseModel):
     def default_jobs(self, rows: int, workers: int) -> tuple[int, str]:
         """How many jobs where the plan does not say, and the sentence that tells the user why.
 
-        Asked where there is no ``by``, and for a queue, in which no chunk belongs to a job.
+        Asked where there is no ``by``, for a queue, in which no chunk belongs to a job, and where
+        the plan ``knows_jobs``.
 
         >>> local().default_jobs(rows=1000, workers=2)
         (1, 'one job: this machine runs all rows in one pool')
@@ -215,6 +223,46 @@ class Plan(BaseModel):
         4
         """
         return cores or cores_available()
+
+    def for_stage(self, name: str, needs: Resources | None = None) -> Plan:
+        """The plan of the jobs that run one stage, of which a row needs ``needs``."""
+        return self
+
+    def shrunk(self, workers: int) -> Plan:
+        """The plan for jobs that have a use for only so many workers.
+
+        >>> local(workers=8).shrunk(2)
+        local(workers=2)
+        """
+        return plan_of(self, workers=workers)
+
+    def cores_held(self, workers: int) -> int:
+        """Cores that one job with so many workers takes up while it runs.
+
+        >>> local(cpus=2).cores_held(workers=4)
+        8
+        """
+        return workers * self.cpus_per_worker
+
+    @property
+    def sized_at_start(self) -> bool:
+        """Whether only a job's start tells how many cores, and so workers, it has."""
+        return False
+
+    def workers_note(self, workers: int) -> str:
+        """How the number of workers of a job came about; empty where there is nothing to tell."""
+        return ""
+
+    def request(self) -> str:
+        """What one job asks its scheduler for, in words; empty where there is none."""
+        return ""
+
+    def check_stages(self, stages: Sequence[str]) -> None:
+        """Refuse what the plan says of stages that the flow, with ``stages``, does not have."""
+
+    def cautions(self, summary: PlanSummary) -> Iterable[str]:
+        """What only this kind of plan has to warn of, over the grid that ``summary`` is about."""
+        return ()
 
     # What follows from the fields ----------------------------------------------------------------
 
@@ -301,7 +349,7 @@ class Plan(BaseModel):
                 yield from ((n, _readable(n, v)) for n, v in self.resources.asked.items())
             elif value != type(self).model_fields[name].default:
                 one_column = name == "by" and len(value) == 1
-                yield name, value[0] if one_column else list(value) if name == "by" else value
+                yield name, value[0] if one_column else _shown(value)
 
     def __str__(self) -> str:
         return repr(self)
@@ -337,7 +385,45 @@ class Local(Plan):
         return max(1, super().job_cores(cores) // side_by_side)
 
 
-PLANS: dict[str, type[Plan]] = {"local": Local}
+class _Kinds(MutableMapping[str, type[Plan]]):
+    """Classes of plans by kind; one that lives with its backend is imported when asked for."""
+
+    def __init__(self, homes: Mapping[str, type[Plan] | str]) -> None:
+        self._homes = dict(homes)
+
+    def __getitem__(self, kind: str) -> type[Plan]:
+        home = self._homes[kind]
+        if isinstance(home, str):
+            module, _, name = home.partition(":")
+            home = self._homes[kind] = getattr(importlib.import_module(module), name)
+        return home
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._homes
+
+    def __setitem__(self, kind: str, plan: type[Plan]) -> None:
+        self._homes[kind] = plan
+
+    def __delitem__(self, kind: str) -> None:
+        del self._homes[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+
+_SLURM = "flowdist.backends.slurm.plans"
+
+PLANS: MutableMapping[str, type[Plan]] = _Kinds(
+    {
+        "local": Local,
+        "slurm": f"{_SLURM}:Slurm",
+        "slurm-queue": f"{_SLURM}:SlurmQueue",
+        "slurm-allocation": f"{_SLURM}:SlurmAllocation",
+    }
+)
 """The kinds of plan by name; a backend's package adds its own."""
 
 
@@ -433,6 +519,10 @@ def _own_fields(plan: type[Plan]) -> list[str]:
 
 def _constructor(kind: str) -> str:
     return str(kind).replace("-", "_")
+
+
+def _shown(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _readable(resource: str, value: int) -> str | int:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from flowdist.clock import Clock, SystemClock
 from flowdist.explain import left, roughly, seconds_at_work
+from flowdist.phases import reduce_phases
 from flowdist.settings import in_ci
 from flowdist.show import STATE_STYLE, pace
 
@@ -209,7 +210,7 @@ def _rest(run: Run, status: Status) -> list[tuple[str, str]]:
     if status.rate:
         said.append((pace(status.rate), ""))
     if status.done == status.rows:
-        reduces = [p["table"] for p in run.manifest["phases"][1:]]
+        reduces = [p["table"] for p in reduce_phases(run.manifest)]
         running = [w["stage"] for w in status.working_on if w["stage"] in reduces]
         said.append((f"reduce {running[0]}" if running else "finishing", "cyan"))
     elif status.seconds_left is not None:

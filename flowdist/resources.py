@@ -334,16 +334,23 @@ class Cgroup:
 def cores_available(environ: Mapping[str, str] | None = None, cgroup: Cgroup | None = None) -> int:
     """Cores this process may really use; at least 1.
 
-    That is the smaller of its CPU affinity and its cgroup's quota, rounded up. The environment
-    variable FLOWDIST_CORES, where set, is the answer instead. ``environ`` and ``cgroup`` stand in
-    for the process's own in tests. Raises ResourceError where FLOWDIST_CORES is no count.
+    That is the smaller of its CPU affinity and its cgroup's quota, rounded up; in a job of SLURM
+    the cores that SLURM gave it, which not every cluster enforces. The environment variable
+    FLOWDIST_CORES, where set, is the answer instead. ``environ`` and ``cgroup`` stand in for the
+    process's own in tests. Raises ResourceError where FLOWDIST_CORES is no count.
 
     >>> cores_available(environ={"FLOWDIST_CORES": "6"})
     6
+    >>> cores_available(environ={"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "4"})
+    4
     """
-    said = (os.environ if environ is None else environ).get("FLOWDIST_CORES")
-    if said:
+    known = os.environ if environ is None else environ
+    if said := known.get("FLOWDIST_CORES"):
         return _count(said, "FLOWDIST_CORES")
+    if "SLURM_JOB_ID" in known:
+        given = known.get("SLURM_CPUS_PER_TASK") or known.get("SLURM_CPUS_ON_NODE", "")
+        if given.isdecimal() and int(given):
+            return int(given)
     # macOS and Windows have no affinity to ask for.
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, math.ceil(min(allowed or 1, (cgroup or Cgroup()).cpu_limit())))

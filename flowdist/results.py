@@ -7,6 +7,7 @@ an ok result before a failed one, then the latest attempt.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +20,20 @@ import pyarrow.compute as pc
 from flowdist.artifacts import ARTIFACT_TYPE, Artifact
 from flowdist.errors import TypeClash
 from flowdist.parts import (
+    CARRY,
     FAILED,
     MISSING,
+    OK,
     RECORD,
+    SKIPPED,
     STATUS,
-    TABLE_KEY,
     Clash,
     conform,
+    part_table,
     read_part,
     unify,
 )
+from flowdist.phases import ROWS, reduce_phases, tables_of
 from flowdist.store import JobAttempt, RunFiles
 from flowdist.tables import map_table
 
@@ -53,24 +58,30 @@ class Counts:
 
 
 def load_parts(
-    files: RunFiles, table: str, columns: Sequence[str] | None = None
+    files: RunFiles,
+    table: str,
+    columns: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[tuple[int, pa.Table]]:
     """Committed parts of one table of the run, as (attempt, rows), ordered by their first row.
 
-    Those of a reduce that were made before what it reads was run anew are left out.
+    Those of a reduce that were made before what it reads was run anew are left out. The table
+    "rows" is made of those of all phases of rows. `names` are the parts to look at (default: all).
     """
     found = []
-    since = _valid_since(files, table)
-    for name in files.parts():
+    since, wanted = _valid_since(files, table), tables_of(files.manifest(), table)
+    for name in files.parts() if names is None else names:
         attempt = JobAttempt.of(name.split("/")[-1]).attempt
         if attempt < since:
             continue
         part = read_part(files.path(name))
         if part is None or not part.num_rows:
             continue
-        if (part.schema.metadata or {}).get(TABLE_KEY) != table.encode():
+        if part_table(part) not in wanted:
             continue
         part = part.replace_schema_metadata(None)
+        if CARRY in part.column_names:
+            part = part.drop_columns([CARRY])
         # A part may hold batches from several workers: each is in order, so they are put in order
         # apart.
         for batch in part.to_batches():
@@ -81,7 +92,7 @@ def load_parts(
 
 def _valid_since(files: RunFiles, table: str) -> int:
     """The launch from which on results of the table are about what it reads as that is now."""
-    if table == "rows":
+    if table not in (phase["table"] for phase in reduce_phases(files.manifest())):
         return 0
     phases = {phase["table"]: phase for phase in files.manifest()["phases"]}
     read = {phases[name]["first_job"] for name in phases[table]["reads"]}
@@ -89,14 +100,24 @@ def _valid_since(files: RunFiles, table: str) -> int:
     return max((files.rows_since(), *(who.attempt for who in ran if who.job in read)))
 
 
-def row_states(files: RunFiles, rows: int, table: str = "rows") -> NDArray[np.int8]:
+def row_states(
+    files: RunFiles, rows: int, table: str = ROWS, names: Sequence[str] | None = None
+) -> NDArray[np.int8]:
     """The status of every row (codes of `flowdist.parts`), shape (rows,); MISSING where there is no
     result.
+
+    A row has ended when it has in all phases, or has failed in one. `names` are the parts to look
+    at (default: all).
     """
+    tables = tables_of(files.manifest(), table)
+    if len(tables) > 1:
+        return _combined([row_states(files, rows, one, names) for one in tables])
     states = np.full(rows, MISSING, np.int8)
-    for _, part in sorted(load_parts(files, table, ("_row", "_status")), key=lambda pair: pair[0]):
+    reduces = [phase["table"] for phase in reduce_phases(files.manifest())]
+    parts = load_parts(files, table, ("_row", "_status"), names)
+    for _, part in sorted(parts, key=lambda pair: pair[0]):
         numbers, status = part.column("_row").to_numpy(), part.column("_status").to_numpy()
-        if table == "rows":
+        if table not in reduces:
             # A row that has ended well stays so, whatever a later attempt says of it. (A reduce is
             # computed anew after rows were: see `_choose`.)
             ended = (states[numbers] != MISSING) & (states[numbers] != FAILED)
@@ -104,6 +125,17 @@ def row_states(files: RunFiles, rows: int, table: str = "rows") -> NDArray[np.in
             numbers, status = numbers[fresh], status[fresh]
         states[numbers] = status
     return states
+
+
+def _combined(states: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
+    """How rows ended over all phases, from how they ended in each, in order."""
+    whole = states[0].copy()
+    for later in states[1:]:
+        going_on = (whole == OK) | (whole == SKIPPED)
+        # Skipped in one phase is skipped, unless a later one has failed or is yet to come.
+        kept = (whole == SKIPPED) & (later == OK)
+        whole = np.where(going_on & ~kept, later, whole)
+    return whole
 
 
 def count_states(states: NDArray[np.int8]) -> Counts:
@@ -120,6 +152,50 @@ def read_results(
     Raises:
         TypeClash: an undeclared output has types in two rows that no column can hold together.
     """
+    tables = tables_of(files.manifest(), table)
+    found = [_read_table(files, rows, one, clashes) for one in tables]
+    return found[0] if len(found) == 1 else _joined(found)
+
+
+def _joined(phases: Sequence[pa.Table]) -> pa.Table:
+    """The results of all phases, whose rows are the same: one record, the outputs of all."""
+    states = [phase.column("_status").to_numpy() for phase in phases]
+    records = [phase.select(["_attempts", "_seconds", "_error"]) for phase in phases]
+    seconds = [pc.fill_null(r.column("_seconds"), 0.0) for r in records]
+    joined = pa.table(
+        {
+            "_row": phases[0].column("_row"),
+            "_status": pa.array(_combined(states)),
+            "_attempts": pc.max_element_wise(*(r.column("_attempts") for r in records)),
+            "_seconds": functools.reduce(pc.add, seconds),
+            "_error": functools.reduce(_both_errors, (r.column("_error") for r in records)),
+        }
+    )
+    for phase in phases:
+        for name in phase.column_names:
+            if name not in RECORD:
+                joined = joined.append_column(phase.schema.field(name), phase.column(name))
+    return joined
+
+
+def _both_errors(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.ChunkedArray:
+    """What is recorded of a row in two phases; where both say something, the second after the
+    causes of the first.
+    """
+    first, second = first.cast(pa.string()), second.cast(pa.string())
+    united = pc.coalesce(second, first)
+    both = pc.and_(pc.is_valid(first), pc.is_valid(second))
+    if not pc.any(both).as_py():
+        return united
+    said = united.to_pylist()
+    for row in np.flatnonzero(both.to_numpy()):
+        one, other = json.loads(first[row].as_py()), json.loads(second[row].as_py())
+        said[row] = json.dumps({**other, "causes": [*one["causes"], *other["causes"]]})
+    return pa.chunked_array([said], pa.string())
+
+
+def _read_table(files: RunFiles, rows: int, table: str, clashes: Clashes) -> pa.Table:
+    """The results of one phase; see `read_results`."""
     parts = load_parts(files, table)
     if not parts:
         record = pa.schema(
@@ -143,7 +219,8 @@ def read_results(
         del numbers
         return take_rows(joined, places)
     attempts = np.repeat([a for a, _ in parts], [part.num_rows for _, part in parts])
-    chosen = _choose(numbers, joined, attempts, rows, table)
+    reduces = [phase["table"] for phase in reduce_phases(files.manifest())]
+    chosen = _choose(numbers, joined, attempts, rows, latest=table in reduces)
     taken = take_rows(joined, chosen)
     status = pc.fill_null(taken.column("_status"), pa.scalar(MISSING, pa.int8()))
     taken = taken.set_column(taken.schema.get_field_index("_status"), "_status", status)
@@ -212,11 +289,12 @@ def _choose(
     joined: pa.Table,
     attempts: NDArray[np.int64],
     rows: int,
-    table: str,
+    *,
+    latest: bool,
 ) -> NDArray[np.int64]:
     """For every row the position of its result, -1 where it has none."""
     good = joined.column("_status").to_numpy() != FAILED
-    if table != "rows":
+    if latest:
         # A reduce is computed anew after rows were: only its latest result is about all of them.
         good = np.zeros(len(numbers), bool)
     order = np.lexsort((np.arange(len(numbers)), attempts, good, numbers))

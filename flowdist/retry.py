@@ -19,6 +19,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 from flowdist import errors
@@ -29,15 +30,18 @@ __all__ = [
     "Backoff",
     "Failure",
     "Policy",
+    "escalates",
     "exponential",
     "fixed",
     "linear",
     "never",
     "retry",
+    "retry_oom",
+    "retry_timeout",
 ]
 
-Kind: TypeAlias = Literal["error", "timeout", "crash"]
-KINDS: tuple[Kind, ...] = ("error", "timeout", "crash")
+Kind: TypeAlias = Literal["error", "timeout", "crash", "memory", "time"]
+KINDS: tuple[Kind, ...] = ("error", "timeout", "crash", "memory", "time")
 # The resources that a next attempt may have more of.
 SCALED = ("cpus", "memory", "time", "gpus")
 
@@ -47,7 +51,8 @@ class Failure:
     """One attempt that failed, as policies see it."""
 
     kind: Kind
-    """``error``: the stage raised; ``timeout``: it ran too long; ``crash``: its process died."""
+    """``error``: the stage raised; ``timeout``: it ran longer than its own timeout; ``crash``: its
+    process died; ``memory``: its job ran out of memory; ``time``: its job's time was over."""
     type: str
     """The exception's class name: ``ValueError``, ``StageTimeout``, ``WorkerDied``."""
     message: str
@@ -59,6 +64,8 @@ class Failure:
     """1 where the first try failed."""
     elapsed: float
     """Seconds the attempt took."""
+    asked: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """What its job had asked for (``memory`` in bytes, ``time`` in seconds), where known."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +229,110 @@ def retry(
         if not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
             raise UsageError(f"retry: scale[{name!r}]={factor!r} is not a factor above 0")
     return _Retry(times, on, backoff if callable(backoff) else fixed(backoff), dict(scale or {}))
+
+
+@dataclass(frozen=True)
+class _Escalate(Policy):
+    kind: Kind
+    resource: Literal["memory", "time"]
+    factor: float
+    max: int | None
+    times: int
+
+    def __call__(self, failure: Failure) -> Again | None:
+        if failure.attempt > self.times or not self._meant(failure):
+            return None
+        had = failure.asked.get(self.resource)
+        factor = self.factor
+        if self.max is not None and had:
+            factor = min(factor, self.max / had)
+        # More than it had, or it would fail in the same way.
+        return Again(scale={self.resource: factor}) if factor > 1 else None
+
+    def _meant(self, failure: Failure) -> bool:
+        return failure.kind == self.kind or (
+            self.kind == "memory" and failure.type in ("MemoryError", "_ArrayMemoryError")
+        )
+
+    def __repr__(self) -> str:
+        from flowdist.resources import format_memory, format_time
+
+        name = "retry_oom" if self.kind == "memory" else "retry_timeout"
+        said = [f"{self.resource}={self.factor:g}"]
+        if self.max is not None:
+            told = format_memory(self.max) if self.kind == "memory" else format_time(self.max)
+            said.append(f"max={told!r}")
+        if self.times != ESCALATIONS:
+            said.append(f"times={self.times}")
+        return f"{name}({', '.join(said)})"
+
+
+# Eight times what was asked for first, where each try doubles it.
+ESCALATIONS = 3
+
+
+def retry_oom(
+    memory: float = 2.0, *, max: str | int | None = None, times: int = ESCALATIONS
+) -> Policy:
+    """Start what ran out of memory again, in jobs with ``memory`` times as much.
+
+    It is asked for a job that its scheduler ended for its memory, and for rows that raised
+    MemoryError. ``max`` is the most that a job is given ("256G", or bytes); ``times`` how often a
+    request grows. Where jobs cannot be started anew (a plan on this machine) the failure stands.
+
+    Raises UsageError for a factor that is not above 1 or a negative count, ResourceError for a
+    ``max`` that is no amount of memory.
+
+    >>> retry_oom(memory=2, max="256G") | retry_timeout(time=2)
+    retry_oom(memory=2, max='256 GiB') | retry_timeout(time=2)
+    """
+    from flowdist.resources import parse_memory
+
+    most = None if max is None else parse_memory(max, "retry_oom: max")
+    return _Escalate("memory", "memory", _factor(memory, "retry_oom: memory"), most, _times(times))
+
+
+def retry_timeout(
+    time: float = 2.0, *, max: str | int | timedelta | None = None, times: int = ESCALATIONS
+) -> Policy:
+    """Start what its job's time limit cut off again, in jobs with ``time`` times as much.
+
+    ``max`` is the longest that a job is given ("2 d", or seconds); ``times`` how often a request
+    grows. It is about the time limit of jobs; a stage's own timeout is ``retry(on="timeout")``.
+
+    Raises UsageError for a factor that is not above 1 or a negative count, ResourceError for a
+    ``max`` that is no duration.
+
+    >>> retry_timeout(time=1.5, max="24h")
+    retry_timeout(time=1.5, max='1 d')
+    """
+    from flowdist.resources import parse_time
+
+    most = None if max is None else parse_time(max, "retry_timeout: max")
+    return _Escalate("time", "time", _factor(time, "retry_timeout: time"), most, _times(times))
+
+
+def escalates(policy: Policy | None) -> bool:
+    """Whether a policy may ask for jobs with more, whatever it is composed of.
+
+    >>> escalates(retry(2) | retry_oom()), escalates(retry(2)), escalates(None)
+    (True, False, False)
+    """
+    if isinstance(policy, (_Either, _Both)):
+        return escalates(policy.first) or escalates(policy.second)
+    return isinstance(policy, _Escalate)
+
+
+def _factor(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value < math.inf:
+        raise UsageError(f"{what}={value!r} is not a factor above 1")
+    return float(value)
+
+
+def _times(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UsageError(f"times={value!r} is not a count (0, 1, 2, ...)")
+    return value
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from flowdist.backends.base import Backend, Handle, JobState, backend_named
+from flowdist.backends.base import Backend, Handle, JobState, Remark, backend_named
 from flowdist.clock import Clock, SystemClock
 from flowdist.errors import (
     BackendError,
@@ -24,10 +25,11 @@ from flowdist.errors import (
     nearest,
 )
 from flowdist.parts import FAILED, MISSING
+from flowdist.phases import job_count, jobs_of, reduce_phases
 from flowdist.settings import default_root
 from flowdist.status import Status, read_status
 from flowdist.store import RUN_ID, RunFiles
-from flowdist.submission import launch, plan_flow, reduce_jobs, submit_flow
+from flowdist.submission import plan_flow, relaunch, submit_flow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,8 +122,9 @@ class Run:
         """How many rows the grid has."""
         return int(self.manifest["layout"]["rows"])
 
-    @property
+    @cached_property
     def backend(self) -> Backend:
+        """What its jobs run on; kept, since it knows when it asked the scheduler last."""
         return backend_named(self.manifest["plan"]["kind"])
 
     # -- watching ------------------------------------------------------------------------------
@@ -190,6 +193,19 @@ class Run:
         from flowdist.explain import explain
 
         return explain(self)
+
+    def remarks(self) -> list[Remark]:
+        """What the scheduler says of jobs that wait, or have ended badly: for `explain`."""
+        self.status()
+        return self.backend.remarks(self._handle(), self._states[1])
+
+    def last_log(self) -> Path | None:
+        """The log of the first job that has ended badly, where there is one."""
+        bad = (JobState.FAILED, JobState.OUT_OF_MEMORY, JobState.LOST, JobState.TIMEOUT)
+        jobs = [job for job, state in sorted(self._states[1].items()) if state in bad]
+        handle = self._handle()
+        paths = self.backend.logs(handle, jobs[0] if jobs else None)
+        return next((path for path in paths if path.is_file()), None)
 
     def logs(self, job: int | None = None, *, follow: bool = False) -> Iterator[str]:
         """Lines of the output of one job, or of all; `follow` goes on until the run has ended.
@@ -271,7 +287,7 @@ class Run:
                 f"(there are: {', '.join(known)})"
             )
         self._wait_for_end()
-        phase = next((p for p in self.manifest["phases"][1:] if p["table"] == name), None)
+        phase = next((p for p in reduce_phases(self.manifest) if p["table"] == name), None)
         if phase is not None:
             groups = reduce_table(self.files, phase, record=True)
             groups = self._without_failures(groups, f"groups of reduce '{name}'", errors)
@@ -304,7 +320,7 @@ class Run:
         self._check_there()
         table = collect_rows(self.files, self.rows, clashes="text")
         found = error_rows(table, retried=retried)
-        for phase in self.manifest["phases"][1:]:
+        for phase in reduce_phases(self.manifest):
             found += error_rows(reduce_table(self.files, phase, record=True), retried=retried)
         columns = ["row", *error_names(self.manifest["columns"]), *ERROR_COLUMNS[1:]]
         # A group has no value for columns that it is not made by: those of rows stay as they are.
@@ -349,7 +365,9 @@ class Run:
         Raises:
             RunError: the run has not ended.
         """
-        from flowdist.results import count_states, row_states
+        from flowdist.escalation import escalate
+        from flowdist.payload import load_program
+        from flowdist.results import row_states
 
         status = self.status()
         if not status.ended:
@@ -357,24 +375,16 @@ class Run:
                 f"run {self.id} is {status.state} ({status.done:,} of {status.rows:,} rows); "
                 "cancel it before resuming, or wait"
             )
+        handle, escalation = self._handle(), None
+        if self.manifest["escalates"]:
+            escalation = escalate(handle, load_program(self.files), self._states[1])
         states = row_states(self.files, self.rows)
-        todo = states == MISSING
-        if failed:
-            todo |= states == FAILED
-        if not todo.any() and status.state == "done" and not (failed and self._failed_groups()):
+        todo = (states == MISSING).any() or (failed and (states == FAILED).any())
+        todo = todo or bool(escalation is not None and len(escalation.redo))
+        if not todo and status.state == "done" and not (failed and self._failed_groups()):
             return self
-        counts = count_states(states)
-        launch(
-            self.files,
-            self.manifest,
-            after=status.attempt,
-            jobs=self._jobs_with(todo),
-            before={
-                "ok": counts.ok,
-                "skipped": counts.skipped,
-                "failed": 0 if failed else counts.failed,
-            },
-            failed=failed,
+        relaunch(
+            self.files, self.manifest, after=status.attempt, failed=failed, escalation=escalation
         )
         return self
 
@@ -402,33 +412,17 @@ class Run:
         intent = self.files.read_json(self.files.intent(attempt)) or {}
         jobs = intent.get("jobs", list(range(self.manifest["layout"]["jobs"])))
         started = self.files.read_json(self.files.launch(attempt))
-        return Handle(self.files, attempt, [*jobs, *reduce_jobs(self.manifest)], started)
+        return Handle(self.files, attempt, jobs_of(self.manifest, jobs), started)
 
     def _jobs(self) -> int:
-        return int(self.manifest["layout"]["jobs"]) + len(reduce_jobs(self.manifest))
-
-    def _jobs_with(self, todo: Any) -> list[int]:
-        """Jobs of the rows that have at least one of the rows `todo` (a mask in grid order)."""
-        import numpy as np
-
-        from flowdist.tables import in_layout_order, map_table
-
-        if self.manifest["plan"]["dispatch"] == "queue":
-            return list(range(self.manifest["layout"]["jobs"])) if todo.any() else []
-        todo = in_layout_order(self.files, todo)
-        chunks = map_table(self.files.path(self.files.CHUNKS))
-        first = chunks.column("first").to_numpy()
-        if not len(first):
-            return []
-        wanted = np.add.reduceat(todo.astype(np.int64), first) > 0
-        return [int(job) for job in np.unique(chunks.column("job").to_numpy()[wanted])]
+        return job_count(self.manifest)
 
     def _failed_groups(self) -> bool:
         from flowdist.results import row_states
 
         return any(
             (row_states(self.files, phase["groups"], phase["table"]) == FAILED).any()
-            for phase in self.manifest["phases"][1:]
+            for phase in reduce_phases(self.manifest)
         )
 
     def _check_there(self) -> None:

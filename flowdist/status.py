@@ -8,9 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowdist.backends.base import Backend, Handle, JobState
+from flowdist.parts import MISSING
+from flowdist.phases import reduce_phases, row_phases
 from flowdist.results import Counts, count_states, row_states
+from flowdist.store import await_parts
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.table import Table
 
 State = Literal["pending", "running", "done", "stopped", "failed", "lost"]
@@ -116,12 +121,12 @@ def read_status(
         "created": float(manifest["created"]),
     }
     if not live:
-        counts = count_states(row_states(handle.files, rows))
+        counts = count_states(_settled_states(handle, rows, states))
         groups = {
             phase["table"]: count_states(row_states(handle.files, phase["groups"], phase["table"]))
-            for phase in manifest["phases"][1:]
+            for phase in reduce_phases(manifest)
         }
-        state, reason = _ended(handle, counts, groups, beats)
+        state, reason = _ended(handle, backend, states, counts, groups)
         return Status(
             state=state,
             reason=reason,
@@ -133,14 +138,17 @@ def read_status(
             **common,
         ), states
     before = intent.get("before") or {}
-    of_rows = [b for b in beats.values() if b.get("table", "rows") == "rows"]
+    tables = [phase["table"] for phase in row_phases(manifest)]
+    of_rows = [b for b in beats.values() if b.get("table", tables[0]) in tables]
+    # A row is through when the last phase is; it has failed when any has.
+    last = [b for b in of_rows if b.get("table", tables[0]) == tables[-1]]
     done = {
-        k: int(before.get(k, 0)) + sum(int(b[k]) for b in of_rows)
+        k: int(before.get(k, 0)) + sum(int(b[k]) for b in (of_rows if k == "failed" else last))
         for k in ("ok", "failed", "skipped")
     }
     working = [w for b in beats.values() if b["state"] == "running" for w in b.get("running", [])]
     started = any(s is not JobState.PENDING and s is not JobState.UNKNOWN for s in states.values())
-    rate, left = _pace(of_rows, rows - sum(done.values()), now)
+    rate, left = _pace(last, rows - sum(done.values()), now)
     return Status(
         state="running" if started else "pending",
         running=len(working),
@@ -157,13 +165,25 @@ def read_status(
     ), states
 
 
+def _settled_states(handle: Handle, rows: int, states: Mapping[int, JobState]) -> NDArray[np.int8]:
+    """How the rows of a launch that has ended did, once all that its jobs have written is seen."""
+    found = row_states(handle.files, rows)
+    if (found == MISSING).any() and JobState.DONE in states.values():
+        # They did all of their part, so what is missing may just not be visible here yet.
+        before = set(handle.files.unseen_parts(handle.attempt))
+        if before and before != set(await_parts(handle.files, handle.attempt)):
+            found = row_states(handle.files, rows)
+    return found
+
+
 def _ended(
     handle: Handle,
+    backend: Backend,
+    states: Mapping[int, JobState],
     rows: Counts,
     groups: Mapping[str, Counts],
-    beats: Mapping[int, Mapping[str, Any]],
 ) -> tuple[State, str]:
-    """What became of a launch whose processes have all ended."""
+    """What became of a launch whose jobs have all ended."""
     files, missing = handle.files, rows.missing
     unfinished = [name for name, of_reduce in groups.items() if of_reduce.missing]
     if not missing and not unfinished:
@@ -173,18 +193,18 @@ def _ended(
         if missing
         else f"reduce {', '.join(unfinished)} has not run"
     )
+    beats = handle.beats
     failed = next((b for b in beats.values() if b["state"] == "failed"), None)
     if failed is not None:
         return "failed", str(failed["reason"])
     stop = files.read_json(files.stop(handle.attempt))
     if stop is not None:
         return "stopped", f"{stop['reason']}; {left}"
-    stopped = next((b for b in beats.values() if b["state"] == "stopped"), None)
-    if stopped is not None:
-        return "stopped", f"{stopped['reason']}; {left}"
-    if handle.started is None:
-        return "lost", f"its process never started; {left}"
-    return "lost", f"its process on {handle.started['host']} is gone without a word; {left}"
+    state, reason = backend.ending(handle, states)
+    if not reason:
+        stopped = next((b for b in beats.values() if b["state"] == "stopped"), None)
+        state, reason = "stopped", stopped["reason"] if stopped else "its jobs have ended"
+    return state, f"{reason}; {left}"
 
 
 def _pace(beats: list[dict[str, Any]], left: int, now: float) -> tuple[float | None, float | None]:

@@ -6,12 +6,13 @@ So the same code is right on a local disk, Lustre, NFS and a mounted stage.
 
 Layout of a run::
 
-    run.json                        the manifest: versions, plan, layout, phases, who, when; written
-    last grid.arrow                      the rows in layout order (column _row where that is not
-    grid order) chunks.arrow                    chunk -> job, first and stop position, group
+    run.json                        the manifest, written last: versions, plan, layout, phases
+    grid.arrow                      the rows in layout order (column _row where that is another)
+    chunks.arrow                    chunk -> job, first and stop position, group
     flow.pkl                        the pickled program
-    launches/<attempt>.intent.json  what is about to be started; creating it is the lock on an
-    attempt launches/<attempt>.json         what was started: process or scheduler ids
+    launches/<attempt>.intent.json  what is about to be started; creating it locks the attempt
+    launches/<attempt>.done.arrow   the rows that a resumed run leaves out
+    launches/<attempt>.json         what was started: process or scheduler ids
     parts/<job>-<attempt>-<seq>.arrow
     beats/<job>-<attempt>.json
     events/<writer>-<seq>.jsonl     queue/...    artifacts/<stage>/...    logs/<job>-<attempt>.log
@@ -19,6 +20,8 @@ Layout of a run::
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -28,7 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from flowdist.clock import Clock, SystemClock
 from flowdist.errors import RunError
+
+# Directory attributes are cached for up to a minute (acdirmax of NFS).
+LATE_SECONDS = 90.0
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -165,6 +172,14 @@ class RunFiles:
     def launch(self, attempt: int) -> str:
         return f"launches/{attempt:04d}.json"
 
+    def array(self, attempt: int, number: int) -> str:
+        """Which of the scheduler's arrays runs jobs of a launch: its first task writes it down."""
+        return f"launches/{attempt:04d}.array-{number}"
+
+    def done(self, attempt: int) -> str:
+        """Which rows a launch leaves out: a column of booleans for each table of rows."""
+        return f"launches/{attempt:04d}.done.arrow"
+
     def stop(self, attempt: int) -> str:
         return f"events/stop-{attempt:04d}.jsonl"
 
@@ -202,6 +217,26 @@ class RunFiles:
         """Numbers of all launches, in order."""
         names = (name.partition(".")[0] for name in self.store.list("launches"))
         return sorted({int(name) for name in names if name.isdecimal()})
+
+    def parts_of(self, job: int, attempts: int) -> list[str]:
+        """The parts of one job over its first `attempts` launches, by name, without a listing."""
+        found = []
+        for attempt in range(1, attempts + 1):
+            for seq in itertools.count():
+                name = self.part(JobAttempt(job, attempt), seq)
+                if not self.path(name).exists():
+                    break
+                found.append(name)
+        return found
+
+    def unseen_parts(self, attempt: int) -> list[str]:
+        """Parts that jobs of a launch say they have written, and that are not to be seen here."""
+        said = [(who, int(beat.get("parts", 0))) for who, beat in self.beats(attempt)]
+        if not any(count for _, count in said):
+            return []
+        seen = set(self.parts())
+        named = (self.part(who, seq) for who, count in said for seq in range(count))
+        return [name for name in named if name not in seen]
 
     def beats(self, attempt: int | None = None) -> Iterator[tuple[JobAttempt, dict[str, Any]]]:
         """Heartbeats, those that are being replaced this instant left out."""
@@ -252,3 +287,21 @@ class RunFiles:
         except FileExistsError:
             return False
         return True
+
+
+def await_parts(files: RunFiles, attempt: int, clock: Clock | None = None) -> list[str]:
+    """Wait, at most `LATE_SECONDS`, until everything that jobs have written can be seen here;
+    returns what cannot.
+
+    Network filesystems keep what a directory looked like for up to a minute.
+    """
+    clock = clock or SystemClock()
+    deadline, pause = clock.monotonic() + LATE_SECONDS, 0.1
+    while (unseen := files.unseen_parts(attempt)) and clock.monotonic() < deadline:
+        # Changing a directory's mode to what it is makes NFS forget what it remembers of it.
+        folder = files.path("parts")
+        with contextlib.suppress(OSError):
+            folder.chmod(folder.stat().st_mode & 0o7777)
+        clock.sleep(pause)
+        pause = min(2 * pause, 5.0)
+    return unseen

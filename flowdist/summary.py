@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flowdist.layout import Ints, Layout
     from flowdist.plan import Plan
 
-__all__ = ["PlanSummary", "summarize"]
+__all__ = ["PlanSummary", "counted", "summarize"]
 
 # A Python process that has imported numpy, pandas and pyarrow holds about half of this before it
 # reads any data.
@@ -60,6 +60,9 @@ class PlanSummary:
     """Cores that the plan's workers are given in the same time."""
     cores: int | None
     """Cores of this machine, where the jobs run on it."""
+    phases: list[tuple[list[str], Plan]] = field(default_factory=list)
+    """Stages that run in jobs of their own, in order, with the plan of those; empty where all
+    stages share their jobs."""
     warnings: list[str] = field(default_factory=list)
     """Sentences that each say what is wrong and what to do about it."""
 
@@ -104,10 +107,15 @@ class PlanSummary:
             "jobs": self.jobs,
             "smallest_job": self.smallest_job,
             "largest_job": self.largest_job,
-            "workers": self.workers,
-            "cores_used": self.cores_used,
-            "cores_asked": self.cores_asked,
+            "workers": None if self.plan.sized_at_start else self.workers,
+            "cores_used": None if self.plan.sized_at_start else self.cores_used,
+            "cores_asked": None if self.plan.sized_at_start else self.cores_asked,
             "note": self.layout.note,
+            "request": self.plan.request(),
+            "phases": [
+                {"stages": names, "workers": _workers(plan), "request": plan.request()}
+                for names, plan in self.phases
+            ],
             "warnings": self.warnings,
         }
 
@@ -150,30 +158,48 @@ class PlanSummary:
         if plan.by:
             yield "groups", self.groups, *_extent(layout.group_sizes), f"by {', '.join(plan.by)}"
         whole = "one group each" if plan.by else "one row each"
-        cut = f"at most {_many(plan.rows_per_chunk, 'row')} each" if plan.rows_per_chunk else whole
+        cut = (
+            f"at most {counted(plan.rows_per_chunk, 'row')} each" if plan.rows_per_chunk else whole
+        )
         yield "chunks", self.chunks, *_extent(layout.chunk_rows), cut
         # In a queue a job has no rows of its own.
         job_rows = _extent(layout.job_rows) if plan.dispatch == "static" else (None, None)
         yield "jobs", self.jobs, *job_rows, self._jobs_remark()
-        yield "workers", self.workers, None, None, "in each job" if self.jobs > 1 else "in the job"
-        machine = f"; this machine has {self.cores:,}" if self.cores is not None else ""
-        yield (
-            "cores",
-            self.cores_used,
-            None,
-            None,
-            f"used of {self.cores_asked:,} asked for{machine}",
-        )
+        sized = not plan.sized_at_start
+        yield "workers", self.workers if sized else None, None, None, self._workers_remark()
+        if sized:
+            yield "cores", self.cores_used, None, None, self._cores_remark()
+        if not self.phases and (request := plan.request()):
+            yield "each job", None, None, None, f"asks for {request}"
         if self.stages:
             yield "stages", len(self.stages), None, None, ", ".join(self.stages)
+        for number, (names, own) in enumerate(self.phases, start=1):
+            count = _workers(own)
+            workers = f"{counted(count, 'worker')}; " if count else ""
+            asked = f"{', '.join(names)}: {workers}each job asks for {own.request()}"
+            yield f"  phase {number}", None, None, None, asked
 
     def _jobs_remark(self) -> str:
-        if self.layout.note:
-            return self.layout.note
+        said = [self.layout.note] if self.layout.note else []
+        if said and self.plan.default_jobs(self.rows, self.workers)[0] > self.jobs:
+            said.append(f"there are only {counted(self.chunks, 'chunk')}")
         running = self.plan.jobs_running(self.jobs)
-        if self.jobs < 2 or (running == self.jobs and not self.plan.here):
-            return ""
-        return "one after another" if running == 1 else f"{running:,} at a time"
+        takes_turns = running < self.jobs or (self.plan.here and not said)
+        if self.jobs > 1 and takes_turns:
+            said.append("one after another" if running == 1 else f"{running:,} at a time")
+        return "; ".join(said)
+
+    def _workers_remark(self) -> str:
+        note = self.plan.workers_note(self.workers)
+        return ("in each job" if self.jobs > 1 else "in the job") + (f": {note}" if note else "")
+
+    def _cores_remark(self) -> str:
+        said = f"used of {self.cores_asked:,} asked for"
+        if self.cores is not None:
+            return f"{said}; this machine has {self.cores:,}"
+        running = self.plan.jobs_running(self.jobs)
+        held = self.plan.cores_held(self.workers)
+        return f"{said}: {counted(running, 'job')} at a time x {counted(held, 'core')}"
 
 
 def summarize(
@@ -185,6 +211,7 @@ def summarize(
     cores: int | None = None,
     memory: int | None = None,
     grid: pa.Table | None = None,
+    phases: Sequence[tuple[Sequence[str], Plan]] = (),
 ) -> PlanSummary:
     """What ``plan`` amounts to over the grid that ``layout`` was made from.
 
@@ -196,6 +223,8 @@ def summarize(
         cores: cores of the machine. None: those this process may use.
         memory: bytes of memory of the machine. None: what is available now.
         grid: the grid, so that a group that is too large is called by its values.
+        phases: the names of stages that run together, with the plan of their jobs; ``plan`` is that
+            of the first.
     """
     workers = plan.worker_count(cores)
     running = plan.jobs_running(layout.jobs)
@@ -210,8 +239,9 @@ def summarize(
         stages=list(stages),
         workers=workers,
         cores_used=busy * plan.cpus_per_worker,
-        cores_asked=running * workers * plan.cpus_per_worker,
+        cores_asked=running * plan.cores_held(workers),
         cores=(cores or cores_available()) if plan.here else None,
+        phases=[(list(names), own) for names, own in phases] if len(phases) > 1 else [],
     )
     machine_memory = (memory or memory_available()) if plan.here else None
     warnings = [
@@ -222,8 +252,14 @@ def summarize(
         *_small_memory(summary),
         *_too_little_memory(summary, memory_per_row, machine_memory),
         *_many_jobs(summary),
+        *plan.cautions(summary),
     ]
     return replace(summary, warnings=warnings)
+
+
+def _workers(plan: Plan) -> int | None:
+    """How many workers a job has; None where only its start tells."""
+    return None if plan.sized_at_start else plan.worker_count()
 
 
 def _tasks(plan: Plan, layout: Layout) -> Ints:
@@ -236,7 +272,7 @@ def _idle_workers(summary: PlanSummary) -> Iterator[str]:
     plan, layout, workers = summary.plan, summary.layout, summary.workers
     if plan.within == "sequential" and (plan.workers or 1) > 1:
         yield f"workers={plan.workers} has no effect: within='sequential' runs one row at a time."
-    if not layout.jobs:
+    if not layout.jobs or plan.sized_at_start:
         return
     tasks = _tasks(plan, layout)
     if plan.dispatch == "queue":
@@ -259,7 +295,7 @@ def _idle_workers(summary: PlanSummary) -> Iterator[str]:
         return  # fewer rows than cores, and nobody asked for more workers than that
     thing = "chunk" if plan.within == "subprocess" else "row"
     yield (
-        f"A job has {_many(workers, 'worker')} but at most {_many(most, thing)}: "
+        f"A job has {counted(workers, 'worker')} but at most {counted(most, thing)}: "
         f"{workers - most:,} of them will be idle. {advice}"
     )
 
@@ -274,9 +310,9 @@ def _few_chunks(summary: PlanSummary) -> Iterator[str]:
     if most < summary.workers <= int(_tasks(plan, layout).max()):
         pools = "one pool" if running == 1 else f"{running:,} pools"
         yield (
-            f"{layout.jobs:,} jobs take turns with {_many(summary.workers, 'worker')} but at most "
-            f"{_many(most, 'chunk')} each, and each waits for the last row of the one before. "
-            f"Set target_jobs={running} to run all rows in {pools}."
+            f"{layout.jobs:,} jobs take turns with {counted(summary.workers, 'worker')} but at "
+            f"most {counted(most, 'chunk')} each, and each waits for the last row of the one "
+            f"before. Set target_jobs={running} to run all rows in {pools}."
         )
 
 
@@ -294,8 +330,9 @@ def _too_few_cores(summary: PlanSummary) -> Iterator[str]:
     each = f" of {plan.cpus_per_worker} cores" if plan.cpus_per_worker > 1 else ""
     advice = f"Set workers={fitting}" if fitting else "Run fewer jobs at once, or lower cpus"
     yield (
-        f"{jobs}{_many(summary.workers, 'worker')}{each} {verb} "
-        f"{_many(summary.cores_asked, 'core')} and this machine has {cores:,}, so {they}. {advice}."
+        f"{jobs}{counted(summary.workers, 'worker')}{each} {verb} "
+        f"{counted(summary.cores_asked, 'core')} and this machine has {cores:,}, so {they}. "
+        f"{advice}."
     )
 
 
@@ -314,7 +351,7 @@ def _large_group(summary: PlanSummary, grid: pa.Table | None) -> Iterator[str]:
         row = int(layout.row_numbers(largest)[0])
         which = f"The group {', '.join(f'{name}={grid[name][row].as_py()!r}' for name in plan.by)}"
     yield (
-        f"{which} holds {rows:,} of {_many(layout.rows, 'row')}, and a single "
+        f"{which} holds {rows:,} of {counted(layout.rows, 'row')}, and a single "
         f"{'worker' if alone else 'job'} runs them. "
         "Split it with rows_per_chunk, or group by more columns."
     )
@@ -322,9 +359,11 @@ def _large_group(summary: PlanSummary, grid: pa.Table | None) -> Iterator[str]:
 
 def _small_memory(summary: PlanSummary) -> Iterator[str]:
     asked, workers = summary.plan.resources.memory, summary.workers
+    if summary.plan.sized_at_start:
+        return
     if asked and asked < workers * LEAST_WORKER_MEMORY:
         yield (
-            f"memory={format_memory(asked)!r} leaves each of {_many(workers, 'worker')} "
+            f"memory={format_memory(asked)!r} leaves each of {counted(workers, 'worker')} "
             f"{format_memory(asked // workers)}; Python with pandas wants "
             f"{format_memory(LEAST_WORKER_MEMORY)}. Raise memory or lower workers."
         )
@@ -340,6 +379,8 @@ def _too_little_memory(
             f"memory={format_memory(asked)!r}{each} is more than the {format_memory(machine)} that "
             "this machine has available. Lower memory, or run where there is more."
         )
+    if summary.plan.sized_at_start:
+        return
     for limit, jobs_sharing, said in (
         (asked, 1, "a job may use"),
         (machine, running, "this machine has available"),
@@ -349,7 +390,7 @@ def _too_little_memory(
             fitting = limit // (per_row * jobs_sharing)
             advice = f"Set workers={fitting}" if fitting else "Run where there is more"
             yield (
-                f"{_many(workers, 'worker')} at {format_memory(per_row)} a row need "
+                f"{counted(workers, 'worker')} at {format_memory(per_row)} a row need "
                 f"{format_memory(per_row * workers)}, more than the {format_memory(limit)} that "
                 f"{said}. {advice}."
             )
@@ -367,5 +408,10 @@ def _extent(sizes: Any) -> tuple[int | None, int | None]:
     return (int(sizes.min()), int(sizes.max())) if len(sizes) else (None, None)
 
 
-def _many(count: int, thing: str) -> str:
+def counted(count: int, thing: str) -> str:
+    """A number with the noun it counts.
+
+    >>> counted(1, "job"), counted(1200, "row")
+    ('1 job', '1,200 rows')
+    """
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"

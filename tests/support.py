@@ -157,6 +157,44 @@ def chunks_of(rows: int, size: int = 1, done: Sequence[int] | None = None) -> Ch
     return Chunks(first, stop, mask)
 
 
+# A store without files ---------------------------------------------------------------------------
+
+
+class MemoryStore:
+    """Blobs in a dict, where the files of a directory would only take time."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self._folders: dict[str, list[str]] = {}
+
+    def put(self, name: str, data: bytes) -> None:
+        if name in self.blobs:
+            raise FileExistsError(name)
+        self.replace(name, data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        if name not in self.blobs:
+            folder, _, own = name.rpartition("/")
+            self._folders.setdefault(folder, []).append(own)
+        self.blobs[name] = data
+
+    def get(self, name: str) -> bytes:
+        try:
+            return self.blobs[name]
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+    def list(self, folder: str) -> list[str]:
+        return sorted(self._folders.get(folder, []))
+
+    def delete(self) -> None:
+        self.blobs.clear()
+        self._folders.clear()
+
+    def path(self, name: str) -> Path:
+        raise NotImplementedError("there are no files")
+
+
 # A pool without processes ------------------------------------------------------------------------
 
 
@@ -175,9 +213,10 @@ class _Lane:
 class FakePool:
     """Workers that run on a `ManualClock`: time passes only in `poll`.
 
-    A row takes `seconds`. Row `p` fails where `p` is in `failing`; where `dying` maps it to a
-    number, its worker dies that many times. A pool that `shares` gives back, when asked, the rows
-    that wait behind a running one. `given` lists every task, `ran` every position that was run.
+    A row takes `seconds`, those of a task that begins with row `p` take `slow[p]`. Row `p` fails
+    where `p` is in `failing`; where `dying` maps it to a number, its worker dies that many times. A
+    pool that `shares` gives back, when asked, the rows that wait behind a running one. `given`
+    lists every task, `ran` every position that was run.
     """
 
     clock: ManualClock
@@ -186,6 +225,7 @@ class FakePool:
     failing: Container[int] = ()
     dying: dict[int, int] = field(default_factory=dict)
     shares: bool = False
+    slow: dict[int, float] = field(default_factory=dict)
     given: list[Task] = field(default_factory=list)
     ran: list[int] = field(default_factory=list)
     interrupted: bool = False
@@ -210,7 +250,8 @@ class FakePool:
     def give(self, task: Task) -> None:
         assert self.idle, "a task was given to a pool that is busy"
         self.given.append(task)
-        self._lanes.append(_Lane(task, self.clock.monotonic(), self.seconds))
+        seconds = self.slow.get(task.first, self.seconds)
+        self._lanes.append(_Lane(task, self.clock.monotonic(), seconds))
 
     def poll(self, timeout: float) -> list[Event]:
         self._polls += 1
@@ -224,7 +265,7 @@ class FakePool:
         now = self.clock.monotonic()
         ended = [lane for lane in self._lanes if lane.ends <= now]
         self._lanes = [lane for lane in self._lanes if lane.ends > now]
-        return [event for lane in ended for event in self._outcome(lane.task)]
+        return [event for lane in ended for event in self._outcome(lane)]
 
     def rebalance(self) -> list[Event]:
         events: list[Event] = []
@@ -250,10 +291,11 @@ class FakePool:
     def _go_to(self, time: float) -> None:
         self.clock.advance(max(0.0, time - self.clock.monotonic()))
 
-    def _outcome(self, task: Task) -> list[Event]:
+    def _outcome(self, lane: _Lane) -> list[Event]:
+        task = lane.task
         dies = next((p for p in self.dying if task.first <= p < task.stop), None)
         if dies is None:
-            return [self._results(task.first, task.stop)]
+            return [self._results(task.first, task.stop, lane.seconds)]
         self.dying[dies] -= 1
         if not self.dying[dies]:
             del self.dying[dies]
@@ -261,12 +303,12 @@ class FakePool:
         cause = Cause("crash", "WorkerDied", "ended by SIGKILL", "sq", len(prior) + 1)
         events: list[Event] = [Lost(dies, (*prior, cause))]
         if task.first < dies:
-            events.insert(0, self._results(task.first, dies))
+            events.insert(0, self._results(task.first, dies, lane.seconds))
         if dies + 1 < task.stop:
             events.append(Interrupted(dies + 1, task.stop))
         return events
 
-    def _results(self, first: int, stop: int) -> Results:
+    def _results(self, first: int, stop: int, seconds: float) -> Results:
         rows = range(first, stop)
         self.ran += rows
         bad = [p in self.failing for p in rows]
@@ -275,4 +317,4 @@ class FakePool:
             status=[FAILED if b else OK for b in bad],
             sq__value=[None if b else p * p for p, b in zip(rows, bad, strict=True)],
         )
-        return Results(first, len(rows), sum(bad), 0, self.seconds * len(rows), [batch])
+        return Results(first, len(rows), sum(bad), 0, seconds * len(rows), [batch])

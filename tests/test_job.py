@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import FakePool, chunks_of, write_run
 
@@ -16,9 +17,11 @@ from flowdist.clock import ManualClock
 from flowdist.parts import STATUS, read_part
 from flowdist.results import read_results
 from flowdist.store import JobAttempt, RunFiles
-from flowdist.workers.job import TASK_GROWTH, TASK_ROWS, TASK_SECONDS, Job, Limits, Outcome
+from flowdist.workers.job import TASK_GROWTH, TASK_ROWS, TASK_SECONDS, Job, Limits, Outcome, _Work
+from flowdist.workers.outputs import Cause
+from flowdist.workers.pool import Task
 from flowdist.workers.queue import Counts, DirectoryQueue
-from flowdist.workers.source import QueueSource, Source, Span, StaticSource
+from flowdist.workers.source import IDLE_LEASES, QueueSource, Source, Span, StaticSource
 
 WHO = JobAttempt(0, 1)
 LEASE = 30.0
@@ -364,6 +367,160 @@ def test_a_long_row_does_not_keep_the_job_over_its_time_limit(
     assert pool.interrupted
 
 
+def test_a_row_that_is_not_likely_to_end_in_time_is_not_begun(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    pool = FakePool(clock, width=1, seconds=6.0)
+
+    outcome = run(files, static((0, 100)), pool, limits=Limits(deadline=20.0, spare=5.0))
+
+    assert not pool.interrupted
+    assert ok_rows(files, 100) == pool.ran == [0, 1]
+    assert (outcome.ending, clock.time()) == ("time", 12.0)
+    assert outcome.stopped == "the job's time limit is 8 s away, and a row takes up to 6 s"
+
+
+def test_rows_that_are_being_run_may_end_when_no_more_are_begun(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    pool = FakePool(clock, width=2, seconds=6.0)
+    pool.at(3.0, lambda: setattr(pool, "seconds", 9.0))  # for what is begun from then on
+
+    outcome = run(files, static((0, 100)), pool, limits=Limits(deadline=25.0, spare=5.0))
+
+    assert not pool.interrupted
+    assert ok_rows(files, 100) == [0, 1, 2, 3]
+    assert outcome.ending == "time"
+
+
+def test_a_job_that_has_begun_its_last_row_in_time_is_done(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    outcome = run(
+        files,
+        static((0, 2)),
+        FakePool(clock, width=1, seconds=6.0),
+        limits=Limits(deadline=20.0, spare=5.0),
+    )
+
+    assert (outcome.stopped, outcome.ending, outcome.tally.ok) == ("", "", 2)
+
+
+def test_one_slow_row_does_not_end_a_job_early(files: RunFiles, clock: ManualClock) -> None:
+    pool = FakePool(clock, width=1, seconds=1.0)
+    pool.slow = {5: 20.0}
+
+    run(files, static((0, 100)), pool, limits=Limits(deadline=60.0, spare=5.0))
+
+    assert clock.time() >= 54.0
+
+
+def test_a_whole_chunk_that_is_not_likely_to_end_in_time_is_not_begun(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    pool = FakePool(clock, width=1, seconds=1.0)
+    source = StaticSource(chunks_of(40, size=10).spans(0, 4, whole=True))
+
+    outcome = run(files, source, pool, limits=Limits(None, 30.0, 5.0, whole_chunks=True))
+
+    assert not pool.interrupted
+    assert len(pool.ran) == 20
+    assert outcome.ending == "time"
+
+
+@pytest.mark.parametrize(
+    ("how", "ending"),
+    [
+        ({}, ""),
+        ({"limits": Limits(deadline=5.0, spare=1.0)}, "time"),
+        ({"stopping": lambda: "stopped by SIGTERM"}, "told"),
+        ({"limits": Limits(max_failures=1)}, "failures"),
+    ],
+)
+def test_how_a_job_ended_is_told_in_a_word(
+    files: RunFiles, clock: ManualClock, how: dict[str, Any], ending: str
+) -> None:
+    outcome = run(files, static((0, 10)), FakePool(clock, failing={0}), **how)
+
+    assert outcome.ending == ending
+    assert beat_of(files)["ending"] == ending
+
+
+@pytest.mark.parametrize(
+    ("event", "ending"),
+    [
+        (lambda files: files.request_stop(1, "cancelled", 1.0), "told"),
+        (lambda files: files.put_json(files.intent(2), {}), "superseded"),
+    ],
+)
+def test_a_request_and_a_later_launch_are_told_apart(
+    files: RunFiles, clock: ManualClock, event: Any, ending: str
+) -> None:
+    pool = FakePool(clock)
+    pool.at(1.0, lambda: event(files))
+
+    assert run(files, static((0, 100)), pool).ending == ending
+
+
+# When all processes of a job are signalled at once ------------------------------------------------
+
+
+def told_at(pool: FakePool, moment: float) -> Callable[[], str]:
+    """What `stopping` says: SIGTERM from `moment` on."""
+    told: list[str] = []
+    pool.at(moment, lambda: told.append("stopped by SIGTERM"))
+    return lambda: told[0] if told else ""
+
+
+def test_rows_that_fail_when_the_job_is_told_to_stop_have_no_result(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    # The second task is rows 1 to 64, of which some fail because of the signal.
+    pool = FakePool(clock, width=1, seconds=0.001, failing={0, 5, 6, 9})
+
+    outcome = run(files, static((0, 1000)), pool, stopping=told_at(pool, 0.05))
+
+    states = read_results(files, 65).column("_status").to_pylist()
+    assert [STATUS[states[row]] for row in (0, 5, 6, 9)] == ["failed"] + 3 * ["missing"]
+    assert ok_rows(files, 65) == [r for r in range(65) if r not in (0, 5, 6, 9)]
+    assert (outcome.tally.ok, outcome.tally.failed) == (61, 1)
+
+
+def test_a_row_whose_worker_dies_when_the_job_is_told_to_stop_has_no_result(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    pool = FakePool(clock, width=1, dying={2: 1})
+
+    outcome = run(files, static((0, 10)), pool, stopping=told_at(pool, 2.5))
+
+    assert ok_rows(files, 10) == [0, 1]
+    assert read_results(files, 10).column("_status").to_pylist()[2] == STATUS.index("missing")
+    assert outcome.tally.failed == 0
+
+
+def test_failures_that_come_of_being_stopped_are_no_reason_to_stop_others(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    pool = FakePool(clock, width=1, failing={2})
+    told = told_at(pool, 2.5)
+
+    outcome = run(files, static((0, 10)), pool, stopping=told, limits=Limits(max_failures=1))
+
+    assert outcome.ending == "told"
+    assert files.read_json(files.stop(1)) is None
+
+
+def test_claims_with_rows_that_failed_of_being_stopped_are_given_back(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    queue_at(files, clock).put(0, 4)
+    pool = FakePool(clock, width=1, failing={1})
+
+    run(files, queue_source(files, clock, 4), pool, stopping=told_at(pool, 1.5))
+
+    assert queue_at(files, clock).counts() == Counts(waiting=3, claimed=0, done=1)
+
+
 # Heartbeats --------------------------------------------------------------------------------------
 
 
@@ -385,6 +542,12 @@ def test_a_beat_tells_how_far_the_job_is(files: RunFiles, clock: ManualClock) ->
     }
     assert [w["position"] for w in middle["running"]] == [4]
     assert 95.0 <= middle["time_left"] <= 96.5
+
+
+def test_a_beat_tells_how_many_parts_there_are(files: RunFiles, clock: ManualClock) -> None:
+    run(files, static((0, 40)), FakePool(clock, width=1))
+
+    assert beat_of(files)["parts"] == len(files.parts()) > 1
 
 
 def test_a_beat_that_cannot_be_written_ends_no_job(
@@ -427,11 +590,10 @@ def queue_at(files: RunFiles, clock: ManualClock) -> DirectoryQueue:
 
 
 def queue_source(
-    files: RunFiles, clock: ManualClock, rows: int, done: Sequence[int] = ()
+    files: RunFiles, clock: ManualClock, rows: int, done: Sequence[int] = (), width: int = 1
 ) -> QueueSource:
-    source = QueueSource(queue_at(files, clock), chunks_of(rows, done=done), "ann", whole=False)
-    source.renew()
-    return source
+    queue, chunks = queue_at(files, clock), chunks_of(rows, done=done)
+    return QueueSource(queue, chunks, "ann", whole=False, width=width, clock=clock)
 
 
 def test_a_queue_is_drained_to_its_end(files: RunFiles, clock: ManualClock) -> None:
@@ -498,12 +660,33 @@ def test_a_job_waits_for_what_others_hold_and_ends_when_they_are_done(
     pool = FakePool(clock)
     for moment in range(20):
         pool.at(float(moment), lambda: other.renew("bob"))
-    pool.at(20.0, lambda: other.complete(held))
+
+    def end() -> None:
+        other.complete(held)
+        assert other.finished()
+
+    pool.at(20.0, end)
 
     run(files, queue_source(files, clock, 4), pool)
 
-    assert sorted(pool.ran) == [2, 3]
-    assert 20.0 <= clock.time() < LEASE
+    assert sorted(pool.ran) == [1, 2, 3]
+    assert 20.0 <= clock.time() < 21.0
+
+
+def test_a_job_leaves_what_others_go_on_with(files: RunFiles, clock: ManualClock) -> None:
+    other = queue_at(files, clock)
+    other.put(0, 4)
+    other.claim("bob")
+    pool = FakePool(clock)
+    for moment in range(1000):
+        pool.at(float(moment), lambda: other.renew("bob"))
+
+    outcome = run(files, queue_source(files, clock, 4), pool)
+
+    assert outcome.stopped == ""
+    assert beat_of(files)["state"] == "done"
+    assert IDLE_LEASES * LEASE <= clock.time() < (IDLE_LEASES + 1) * LEASE
+    assert queue_at(files, clock).counts() == Counts(waiting=0, claimed=1, done=3)
 
 
 def test_a_job_takes_over_what_a_dead_worker_held(files: RunFiles, clock: ManualClock) -> None:
@@ -518,22 +701,20 @@ def test_a_job_takes_over_what_a_dead_worker_held(files: RunFiles, clock: Manual
 
 
 def take_over(files: RunFiles) -> None:
-    """Bob, whose clock runs ahead, takes everything that ann holds."""
+    """Bob, whose clock runs ahead, takes everything that ann holds, and does the rest too."""
     ahead = ManualClock()
     bob = queue_at(files, ahead)
-    bob.renew("bob")
-    while bob.claim("bob"):
-        pass
+    claims = bob.claim("bob", 10_000)
+    assert bob.claim("bob") == []  # sees how ann is
     ahead.advance(LEASE)
-    bob.renew("bob")
-    for claim in bob.claim("bob", 100):
-        bob.complete(claim)
+    for claim in [*claims, *bob.claim("bob", 10_000)]:
+        assert bob.complete(claim)
 
 
 def test_rows_of_a_claim_that_was_taken_over_are_dropped(
     files: RunFiles, clock: ManualClock
 ) -> None:
-    queue_at(files, clock).put(0, 8)  # tickets of 4, 2, 1, 1
+    queue_at(files, clock).put(0, 8)
     pool = FakePool(clock, width=1)
     pool.at(2.5, lambda: take_over(files))
     pool.at(20.0, lambda: files.request_stop(1, "cancelled", 20.0))
@@ -547,15 +728,36 @@ def test_rows_of_a_claim_that_was_taken_over_are_dropped(
 def test_waiting_rows_of_a_claim_that_was_taken_over_are_not_run(
     files: RunFiles, clock: ManualClock
 ) -> None:
-    queue_at(files, clock).put(0, 80)  # the first ticket has 40
+    queue_at(files, clock).put(0, 1280)  # twenty rows in a ticket
     pool = FakePool(clock, width=1)
     pool.at(2.5, lambda: take_over(files))
-    pool.at(60.0, lambda: files.request_stop(1, "cancelled", 60.0))
 
-    run(files, queue_source(files, clock, 80), pool)
+    run(files, queue_source(files, clock, 1280), pool)
 
-    assert len(pool.ran) > 10  # other tickets
-    assert not set(pool.ran) & set(range(10, 40))
+    # It learns of it when it commits, after five seconds.
+    assert pool.ran == [0, 1, 2, 3, 4]
+
+
+class Losing(StaticSource):
+    """A source that loses a span to somebody else before the first commit."""
+
+    def __init__(self, span: Span, lost: Span) -> None:
+        super().__init__([span])
+        self.lost = [lost]
+
+    def lost_spans(self) -> list[Span]:
+        lost, self.lost = self.lost, []
+        return lost
+
+
+def test_rows_beside_those_of_a_lost_claim_are_kept(files: RunFiles, clock: ManualClock) -> None:
+    # At the first commit, after five seconds, one worker is in the middle of a task.
+    pool = FakePool(clock, width=2, seconds=0.1, slow={0: 0.15})
+
+    run(files, Losing(Span(0, 150), Span(90, 121)), pool)
+
+    assert 90 < max(row for row in pool.ran if row < 121) < 110
+    assert ok_rows(files, 150) == [*range(90), *range(121, 150)]
 
 
 def test_a_stopped_job_gives_its_claims_back_at_once(files: RunFiles, clock: ManualClock) -> None:
@@ -566,8 +768,9 @@ def test_a_stopped_job_gives_its_claims_back_at_once(files: RunFiles, clock: Man
     run(files, queue_source(files, clock, 8), pool)
 
     other = queue_at(files, ManualClock())
-    claimed = [c for _ in range(4) for c in other.claim("bob")]
-    assert sorted(p for c in claimed for p in range(c.first, c.stop)) == list(range(8))
+    claimed = [c for _ in range(2) for c in other.claim("bob", 100)]
+    assert ok_rows(files, 8) == [0]
+    assert sorted(p for c in claimed for p in range(c.first, c.stop)) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_parts_of_a_job_hold_no_row_twice(files: RunFiles, clock: ManualClock) -> None:
@@ -579,3 +782,81 @@ def test_parts_of_a_job_hold_no_row_twice(files: RunFiles, clock: ManualClock) -
     tables = [read_part(files.path(name)) for name in files.parts()]
     rows = [row for t in tables if t is not None for row in t.column("_row").to_pylist()]
     assert sorted(rows) == list(range(40))
+
+
+def test_what_is_claimed_and_not_begun_goes_to_others_before_a_time_limit(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    # Rows are fast at first, so that many are claimed, and then too slow for the time that is left.
+    queue_at(files, clock).put(0, 64)
+    pool = FakePool(clock, width=2, seconds=0.25, slow={9: 2.2})
+    pool.at(0.8, lambda: setattr(pool, "seconds", 1.5))
+    seen: list[Counts] = []
+    for moment in (2.4, 3.15):
+        pool.at(moment, lambda: seen.append(queue_at(files, clock).counts()))
+
+    outcome = run(
+        files,
+        queue_source(files, clock, 64, width=2),
+        pool,
+        limits=Limits(deadline=7.5, spare=3.0),
+    )
+
+    before, after = seen
+    assert before.claimed > 10
+    assert after == Counts(waiting=53, claimed=2, done=9)  # rows 9 and 10 are being run
+    assert ok_rows(files, 64) == list(range(11))
+    assert queue_at(files, clock).counts() == Counts(waiting=53, claimed=0, done=11)
+    assert outcome.ending == "time"
+
+
+def test_what_is_claimed_goes_to_others_when_rows_turn_slow(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    queue_at(files, clock).put(0, 64)
+    pool = FakePool(clock, width=2, seconds=0.25)
+    pool.at(0.8, lambda: setattr(pool, "seconds", 50.0))
+    seen: list[Counts] = []
+    for moment in (2.0, 20.0):
+        pool.at(moment, lambda: seen.append(queue_at(files, clock).counts()))
+    pool.at(40.0, lambda: files.request_stop(1, "cancelled", 40.0))
+
+    run(files, queue_source(files, clock, 64, width=2), pool)
+
+    before, after = seen
+    assert before.claimed > 10
+    assert after == Counts(waiting=54, claimed=2, done=8)
+
+
+def test_rows_with_a_history_stay_when_what_was_claimed_goes_to_others() -> None:
+    work, cause = _Work(), Cause("crash", "WorkerDied", "ended by SIGKILL", "sq", 1)
+    work.give_back(Task(3, 4, (cause,)))
+    work.add([Span(5, 9)])
+
+    assert work.take_spans() == [Span(5, 9)]
+    assert work.rows == 1
+    assert work.take(1, whole_chunks=False) == Task(3, 4, (cause,))
+
+
+def test_jobs_with_a_time_limit_share_a_queue_to_its_end(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    queue_at(files, clock).put(0, 60)
+
+    for _ in range(3):
+        source = QueueSource(
+            queue_at(files, clock),
+            chunks_of(60),
+            f"start-{clock.time()}",
+            whole=False,
+            clock=clock,
+            width=2,
+            done_now=lambda: np.isin(np.arange(60), ok_rows(files, 60)),
+        )
+        limits = Limits(deadline=clock.time() + 25.0, spare=2.0)
+        run(files, source, FakePool(clock, width=2, seconds=2.0), limits=limits)
+
+    tables = [read_part(files.path(name)) for name in files.parts()]
+    rows = [row for t in tables if t is not None for row in t.column("_row").to_pylist()]
+    assert sorted(rows) == list(range(60))
+    assert queue_at(files, clock).finished()

@@ -80,10 +80,20 @@ def test_a_commit_of_nothing_writes_nothing(files: RunFiles) -> None:
 def test_a_part_that_is_there_is_never_written_over(files: RunFiles) -> None:
     write_part(files, results([0], sq__value=[1]))
 
-    with pytest.raises(FileExistsError):
-        write_part(files, results([0], sq__value=[2]))
+    one, other = writer_of(files), writer_of(files)
+    for writer, value in ((one, 2), (other, 3)):
+        writer.add(0, [results([0], sq__value=[value])])
+    one.commit(0.0)
+    other.commit(0.0)
 
-    assert rows_in(files) == [[0]]
+    values = [read_part(files.path(name)).column("sq.value").to_pylist() for name in files.parts()]
+    assert values == [[1], [2], [3]]
+
+
+def test_a_job_that_is_started_again_goes_on_counting_its_parts(files: RunFiles) -> None:
+    write_part(files, results([0], sq__value=[1]))
+
+    assert writer_of(files).count == 1
 
 
 def test_what_could_not_be_written_stays_to_be_tried_again(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,7 @@ from rich.console import Console
 from flowdist import flow
 from flowdist.errors import PlanError, ResourceError
 from flowdist.layout import make_layout
-from flowdist.plan import Local, Plan, PlanSummary, local, plan_of, profile, summarize
+from flowdist.plan import PLANS, Local, Plan, PlanSummary, local, plan_of, profile, summarize
 from flowdist.resources import Resources
 
 GIB = 1024**3
@@ -494,3 +496,59 @@ def test_one_worker_takes_turns_with_nobody() -> None:
 
     assert "1 worker of 4096 cores wants 4,096 cores" in said
     assert "so its threads will take turns" in said
+
+
+# Kinds of plan -----------------------------------------------------------------------------------
+
+
+def test_plans_that_live_with_their_backend_are_imported_when_asked_for() -> None:
+    code = (
+        "import sys\n"
+        "from flowdist.plan import PLANS, local\n"
+        "assert 'slurm-queue' in PLANS and len(list(PLANS)) == len(PLANS) >= 4, list(PLANS)\n"
+        "local()\n"
+        "assert 'flowdist.backends.slurm.plans' not in sys.modules\n"
+        "assert PLANS['slurm-queue'].__name__ == 'SlurmQueue'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_package_may_add_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pbs(Plan):
+        kind: str = "pbs"
+
+    monkeypatch.setitem(PLANS, "pbs", Pbs)
+
+    assert Plan.from_json({"kind": "pbs", "workers": 2}) == Pbs(workers=2)
+
+
+def test_a_plan_that_knows_its_jobs_is_asked_also_for_groups() -> None:
+    class Three(Local):
+        knows_jobs: ClassVar[bool] = True
+
+        def default_jobs(self, rows: int, workers: int) -> tuple[int, str]:
+            return 3, "three of them"
+
+    layout = make_layout(Three(by="subject"), subjects(6, 2), workers=1)
+
+    assert (layout.jobs, layout.note) == (3, "three of them")
+
+
+def test_what_a_kind_of_plan_has_to_say_is_part_of_the_summary() -> None:
+    class Wary(Local):
+        def workers_note(self, workers: int) -> str:
+            return f"{workers} by decree"
+
+        def request(self) -> str:
+            return "a cup of tea"
+
+        def cautions(self, summary: PlanSummary) -> list[str]:
+            return [f"{summary.rows} rows are unlucky."]
+
+    summary = summary_of(subjects(13, 1), Wary(workers=2))
+
+    assert summary.warnings == ["13 rows are unlucky."]
+    assert "in the job: 2 by decree" in str(summary)
+    assert "asks for a cup of tea" in str(summary)
+    assert summary.to_dict()["request"] == "a cup of tea"

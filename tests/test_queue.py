@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import random
 import subprocess
 import sys
 import threading
@@ -11,19 +11,21 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import MemoryStore
 
 from flowdist.clock import ManualClock
 from flowdist.store import DirectoryStore
-from flowdist.workers.queue import Claim, Counts, DirectoryQueue, tickets
+from flowdist.workers.queue import TICKETS, Claim, Counts, DirectoryQueue, Tickets
 
 LEASE = 30.0
 
 
-def queue_at(folder: Path, clock: ManualClock | None = None) -> DirectoryQueue:
+def queue_at(folder: Path, clock: ManualClock | None = None, place: int = 0) -> DirectoryQueue:
     """The queue in `folder` as one process sees it, with that process's own clock."""
-    return DirectoryQueue(DirectoryStore(folder), lease=LEASE, clock=clock or ManualClock())
+    store = DirectoryStore(folder)
+    return DirectoryQueue(store, lease=LEASE, clock=clock or ManualClock(), place=place)
 
 
 def claim_all(queue: DirectoryQueue, worker: str) -> list[Claim]:
@@ -40,36 +42,48 @@ def chunks_in(claims: list[Claim]) -> list[int]:
 # How chunks are cut into tickets -----------------------------------------------------------------
 
 
-ranges = st.tuples(st.integers(0, 1000), st.integers(0, 5000)).map(lambda t: (t[0], t[0] + t[1]))
+cuts = st.builds(
+    lambda first, chunks, claimers: Tickets(first, first + chunks, claimers),
+    st.integers(0, 1000),
+    st.integers(0, 5000),
+    st.integers(1, 200),
+)
 
 
-@given(ranges, st.integers(1, 200))
-def test_tickets_cover_every_chunk_exactly_once_and_in_order(
-    span: tuple[int, int], claimers: int
-) -> None:
-    cut = tickets(*span, claimers)
+@given(cuts)
+def test_tickets_cover_every_chunk_exactly_once_and_in_order(cut: Tickets) -> None:
+    chunks = [chunk for ticket in range(len(cut)) for chunk in range(*cut.chunks(ticket))]
 
-    assert [chunk for a, b in cut for chunk in range(a, b)] == list(range(*span))
-    assert all(a < b for a, b in cut)
+    assert chunks == list(range(cut.first, cut.stop))
 
 
-@given(st.integers(1, 10**12), st.integers(1, 500))
-def test_the_number_of_tickets_grows_with_the_logarithm_of_the_chunks(
+@given(cuts)
+def test_tickets_are_as_even_as_can_be_and_never_empty(cut: Tickets) -> None:
+    sizes = {stop - first for first, stop in map(cut.chunks, range(len(cut)))}
+
+    assert 0 not in sizes
+    assert not sizes or max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(0, 10**12), st.integers(1, 500))
+def test_the_number_of_tickets_follows_the_claimers_not_the_chunks(
     chunks: int, claimers: int
 ) -> None:
-    rounds = max(0, math.ceil(math.log2(chunks / (2 * claimers)))) + 2
-
-    assert len(tickets(0, chunks, claimers)) <= claimers * rounds
+    assert len(Tickets(0, chunks, claimers)) == min(chunks, TICKETS * claimers)
 
 
-@given(ranges, st.integers(1, 200))
-def test_tickets_never_grow_so_that_the_last_ones_are_small(
-    span: tuple[int, int], claimers: int
-) -> None:
-    sizes = [b - a for a, b in tickets(*span, claimers)]
+@given(cuts)
+def test_regions_share_the_tickets_out(cut: Tickets) -> None:
+    shared = [ticket for place in range(cut.claimers) for ticket in cut.region(place)]
 
-    assert sizes == sorted(sizes, reverse=True)
-    assert not sizes or sizes[-1] == 1
+    assert shared == list(range(len(cut)))
+
+
+@given(cuts, st.sets(st.integers(0, 2000)))
+def test_pieces_are_what_is_not_claimed(cut: Tickets, claimed: set[int]) -> None:
+    left = [ticket for piece in cut.pieces(claimed) for ticket in piece]
+
+    assert left == [ticket for ticket in range(len(cut)) if ticket not in claimed]
 
 
 # Claiming ----------------------------------------------------------------------------------------
@@ -77,7 +91,7 @@ def test_tickets_never_grow_so_that_the_last_ones_are_small(
 
 def test_a_claim_names_its_chunks_its_holder_and_the_first_token(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
-    queue.put(0, 8, claimers=2)
+    queue.put(0, 2 * TICKETS)
 
     assert queue.claim("ann") == [Claim(0, 0, token=1, first=0, stop=2, worker="ann")]
 
@@ -86,12 +100,100 @@ def test_an_empty_queue_gives_nothing(tmp_path: Path) -> None:
     assert queue_at(tmp_path).claim("ann") == []
 
 
-def test_a_claim_of_several_tickets_takes_at_most_that_many(tmp_path: Path) -> None:
+def test_a_claim_brings_at_least_as_many_chunks_as_are_needed(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
-    queue.put(0, 4)  # tickets of 2, 1, 1
+    queue.put(0, 3 * TICKETS)  # three chunks in a ticket
 
-    assert len(queue.claim("ann", 2)) == 2
-    assert len(queue.claim("ann", 2)) == 1
+    assert chunks_in(queue.claim("ann", least=4)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_claim_of_more_chunks_than_there_are_brings_all(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    queue.put(0, 5)
+
+    assert chunks_in(queue.claim("ann", least=9)) == [0, 1, 2, 3, 4]
+
+
+def test_claims_shrink_with_what_is_left_however_much_is_asked_for(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    queue.put(0, 64)
+
+    sizes = [len(queue.claim("ann", 1, 1000)) for _ in range(7)]
+
+    assert sizes == [32, 16, 8, 4, 2, 1, 1]
+
+
+def test_a_claim_brings_no_more_than_asked_for(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    queue.put(0, 64)
+
+    assert [len(queue.claim("ann", 1, 5)) for _ in range(3)] == [5, 5, 5]
+
+
+def test_claimers_begin_in_regions_of_their_own(tmp_path: Path) -> None:
+    queue_at(tmp_path).put(0, 400, claimers=4)
+
+    firsts = [queue_at(tmp_path, place=place).claim(f"w{place}")[0].first for place in range(4)]
+
+    assert firsts == [0, 100, 200, 300]
+
+
+def test_who_is_through_with_its_region_goes_on_where_others_have_not_come_to(
+    tmp_path: Path,
+) -> None:
+    ann, bob = queue_at(tmp_path), queue_at(tmp_path, place=1)
+    ann.put(0, 20, claimers=2)
+    bob.claim("bob")
+
+    ann.claim("ann", 10)
+    stolen = chunks_in(ann.claim("ann", 1, 100))
+
+    assert stolen == [15, 16, 17]  # half of what lies far ahead of bob
+
+
+def test_a_claimer_that_starts_anew_goes_on_behind_what_it_had(tmp_path: Path) -> None:
+    queue_at(tmp_path).put(0, 10)
+    queue_at(tmp_path).claim("ann-1", 4)
+
+    again = claim_all(queue_at(tmp_path), "ann-2")
+
+    assert sorted(chunks_in(again)) == [4, 5, 6, 7, 8, 9]
+
+
+class Listed(MemoryStore):
+    """A store that notes which folders were listed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed: list[str] = []
+
+    def list(self, folder: str) -> list[str]:
+        self.listed.append(folder)
+        return super().list(folder)
+
+
+def test_a_claim_lists_no_folder_while_there_is_something_in_its_region() -> None:
+    store = Listed()
+    queue = DirectoryQueue(store, clock=ManualClock())
+    queue.put(0, 1000)
+    store.listed.clear()
+
+    for _ in range(TICKETS):
+        assert queue.claim("ann")
+
+    assert store.listed == []
+
+
+def test_a_claim_does_not_look_for_ever_where_a_folder_is_shown_as_it_was() -> None:
+    class Late(MemoryStore):
+        def list(self, folder: str) -> list[str]:
+            return [] if folder.endswith("claims") else super().list(folder)
+
+    store = Late()
+    DirectoryQueue(store, clock=ManualClock()).put(0, 10)
+    claim_all(DirectoryQueue(store, clock=ManualClock()), "ann")
+
+    assert DirectoryQueue(store, clock=ManualClock()).claim("bob") == []
 
 
 def test_the_higher_priority_is_claimed_first_and_equal_ones_in_the_order_put(
@@ -135,16 +237,16 @@ def test_a_put_that_is_still_being_written_is_ignored_until_it_is_whole(tmp_path
     file.write_text(whole)
 
     assert before == []
-    assert chunks_in(claim_all(queue, "ann")) == [0, 1, 2, 3]
+    assert sorted(chunks_in(claim_all(queue, "ann"))) == [0, 1, 2, 3]
 
 
 def test_many_threads_claim_every_ticket_once(tmp_path: Path) -> None:
-    queue_at(tmp_path).put(0, 200, claimers=8)
+    queue_at(tmp_path).put(0, 1000, claimers=8)
     found: list[list[Claim]] = [[] for _ in range(8)]
     barrier = threading.Barrier(8)
 
     def work(number: int) -> None:
-        mine = queue_at(tmp_path)
+        mine = queue_at(tmp_path, place=number // 2)  # two in each of four regions
         barrier.wait()
         found[number] = claim_all(mine, f"worker-{number}")
 
@@ -154,7 +256,7 @@ def test_many_threads_claim_every_ticket_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
 
-    assert sorted(chunk for claims in found for chunk in chunks_in(claims)) == list(range(200))
+    assert sorted(chunk for claims in found for chunk in chunks_in(claims)) == list(range(1000))
 
 
 CLAIMER = """
@@ -276,6 +378,8 @@ def test_a_worker_that_died_while_it_claimed_is_taken_over_too(tmp_path: Path) -
     claim_file.write_text("")  # created, and then no name was written
     bob.claim("bob")
 
+    clock.advance(LEASE)  # ann is silent, and so one looks at what she may have held
+    bob.claim("bob")
     clock.advance(LEASE)
 
     assert chunks_in(bob.claim("bob")) == [0]
@@ -289,6 +393,33 @@ def test_fresh_tickets_are_claimed_before_others_are_taken_over(tmp_path: Path) 
     ann.fail(Claim(0, 0, 1, 0, 1, "ann"))
 
     assert [chunks_in(bob.claim("bob")) for _ in range(2)] == [[1], [0]]
+
+
+def test_what_the_dead_held_is_shared_out_among_those_who_look(tmp_path: Path) -> None:
+    clock = ManualClock()
+    ann, bob = queue_at(tmp_path), queue_at(tmp_path, clock)
+    ann.put(0, 16)
+    ann.claim("ann", 16)
+    bob.claim("bob")
+    clock.advance(LEASE)
+
+    taken = [len(bob.claim("bob", 1, 100)) for _ in range(5)]
+
+    assert taken == [8, 4, 2, 1, 1]
+
+
+def test_who_has_left_is_not_taken_for_dead(tmp_path: Path) -> None:
+    clock = ManualClock()
+    ann, bob = queue_at(tmp_path), queue_at(tmp_path, clock)
+    ann.put(0, 2)
+    ann.claim("ann")
+    ann.leave("ann")
+    bob.claim("bob")
+    bob.claim("bob")
+
+    clock.advance(LEASE)
+
+    assert bob._silent_workers() == {"bob"}
 
 
 def test_a_worker_does_not_take_over_its_own_claims(tmp_path: Path) -> None:
@@ -312,6 +443,8 @@ def test_one_expired_claim_is_taken_over_by_one(tmp_path: Path) -> None:
     for number, other in enumerate(others):
         other.claim(f"worker-{number}")
     clock.advance(LEASE)
+    for number, other in enumerate(others):
+        other.renew(f"worker-{number}")
 
     found = [other.claim(f"worker-{number}") for number, other in enumerate(others)]
 
@@ -402,11 +535,11 @@ def test_what_is_given_back_can_be_claimed_at_once_with_a_higher_token(tmp_path:
 
 def test_counts_are_of_chunks_by_state(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
-    queue.put(0, 20, claimers=2)  # tickets of 5, 5, 3, 3, 1, 1, 1, 1
-    first, _, _ = queue.claim("ann", 3)
+    queue.put(0, 5 * TICKETS)
+    first, _, _ = queue.claim("ann", 15)
     queue.complete(first)
 
-    assert queue.counts() == Counts(waiting=7, claimed=8, done=5)
+    assert queue.counts() == Counts(waiting=5 * TICKETS - 15, claimed=10, done=5)
 
 
 def test_counts_agree_between_processes(tmp_path: Path) -> None:
@@ -415,7 +548,57 @@ def test_counts_agree_between_processes(tmp_path: Path) -> None:
     ann.put(20, 30)
     ann.complete(ann.claim("ann", 2)[0])
 
-    assert queue_at(tmp_path).counts() == ann.counts() == Counts(20, 5, 5)
+    assert queue_at(tmp_path).counts() == ann.counts() == Counts(28, 1, 1)
+
+
+def test_a_queue_is_finished_when_everything_put_is_done(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    queue.put(0, 2)
+    one, two = queue.claim("ann", 2)
+
+    queue.complete(one)
+    before = queue.finished()
+    queue.complete(two)
+
+    assert before is False
+    assert queue.finished() is True
+
+
+def test_others_learn_without_a_listing_that_everything_is_done() -> None:
+    store = Listed()
+    ann, bob = (DirectoryQueue(store, clock=ManualClock()) for _ in range(2))
+    ann.put(0, 1)
+    ann.complete(ann.claim("ann")[0])
+
+    before = bob.finished(look=False)
+    ann.finished()
+    store.listed.clear()
+
+    assert before is False
+    assert bob.finished(look=False) is True
+    assert store.listed == []
+
+
+def test_others_learn_that_everything_is_done_where_the_last_died_before_it_said_so(
+    tmp_path: Path,
+) -> None:
+    ann, bob = queue_at(tmp_path), queue_at(tmp_path)
+    ann.put(0, 1)
+    ann.complete(ann.claim("ann")[0])
+
+    assert bob.claim("bob") == []
+    assert bob.finished(look=False)
+
+
+def test_a_queue_is_not_finished_any_more_when_something_is_put(tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    queue.put(0, 1)
+    queue.complete(queue.claim("ann")[0])
+    assert queue.finished()
+
+    queue.put(1, 2)
+
+    assert not queue.finished()
 
 
 def test_what_is_given_back_counts_as_waiting(tmp_path: Path) -> None:
@@ -438,3 +621,59 @@ def test_queues_of_two_launches_do_not_meet(tmp_path: Path) -> None:
     second.put(0, 1)
 
     assert chunks_in(claim_all(second, "ann")) == [0]
+
+
+# Whatever dies ------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    chunks=st.integers(0, 300),
+    claimers=st.integers(1, 6),
+    processes=st.integers(1, 6),
+    seed=st.integers(0, 2**32),
+)
+def test_every_chunk_is_done_once_whoever_dies_and_files_are_bounded(
+    chunks: int, claimers: int, processes: int, seed: int
+) -> None:
+    choose, clock, store = random.Random(seed), ManualClock(), MemoryStore()
+    DirectoryQueue(store, clock=clock).put(0, chunks, claimers=claimers)
+    done: Counter[int] = Counter()
+    held: dict[str, list[Claim]] = {}
+    queues: dict[str, DirectoryQueue] = {}
+    born = turns = taken_over = 0
+    while not DirectoryQueue(store, clock=clock).finished():
+        turns += 1
+        assert turns < 5000, "the claimers do not come to an end"
+        while len(queues) < processes:
+            name = f"w{born}"
+            queues[name] = DirectoryQueue(store, clock=clock, place=born)
+            held[name] = []
+            born += 1
+        name = choose.choice(list(queues))
+        queue = queues[name]
+        what = choose.choice(["claim", "claim", "complete", "complete", "die", "leave", "wait"])
+        if what == "claim":
+            claims = queue.claim(name, choose.randint(1, 9), choose.randint(1, 90))
+            taken_over += sum(claim.token > 1 for claim in claims)
+            held[name] += claims
+        elif what == "complete" and held[name]:
+            claim = held[name].pop(choose.randrange(len(held[name])))
+            if queue.complete(claim):
+                done.update(range(claim.first, claim.stop))
+        elif what == "die" and born < 20:
+            del queues[name]  # what it held is still in `held`, and in its claims
+        elif what == "leave" and born < 20:
+            for claim in held[name]:
+                queue.fail(claim)
+            queue.leave(name)
+            del queues[name]
+        elif what == "wait":
+            clock.advance(LEASE / 3)
+            for alive, its in queues.items():
+                its.renew(alive)
+
+    assert done == Counter(range(chunks))
+    tickets = min(chunks, TICKETS * claimers)
+    # Claims, done, released; a lease each; the put and the mark.
+    assert len(store.blobs) <= 2 * tickets + 2 * taken_over + tickets + born + 3

@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flowdist.errors import BackendError, nearest
 
@@ -93,6 +93,18 @@ class Handle:
         return {who.job: beat for who, beat in self.files.beats(self.attempt)}
 
 
+@dataclass(frozen=True)
+class Remark:
+    """One thing that a backend knows about jobs: `kind` and `data` for programs, `text` for
+    people, `advice` where something can be done about it.
+    """
+
+    kind: str
+    text: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    advice: str = ""
+
+
 class Backend(Protocol):
     """What starts jobs. Methods raise `BackendError` with the scheduler's own words where it
     refuses.
@@ -107,6 +119,16 @@ class Backend(Protocol):
     def poll(self, handle: Handle) -> dict[int, JobState]:
         """The state of every job, with at most one question to the scheduler."""
 
+    def ending(
+        self, handle: Handle, states: Mapping[int, JobState]
+    ) -> tuple[Literal["stopped", "failed", "lost"], str]:
+        """What became of a launch that has ended with work left, in a sentence without its full
+        stop; an empty one where the jobs themselves have said why.
+        """
+
+    def remarks(self, handle: Handle, states: Mapping[int, JobState]) -> list[Remark]:
+        """What the scheduler has to say about jobs that wait or have ended badly, for explain."""
+
     def cancel(self, handle: Handle) -> None:
         """Ask all jobs to end; they commit what they have."""
 
@@ -118,7 +140,10 @@ class Backend(Protocol):
 
 
 # The backends of this package; others are found by entry point.
-_OWN = {"local": "flowdist.backends.local:LocalBackend"}
+_OWN = {
+    "local": "flowdist.backends.local:LocalBackend",
+    "slurm": "flowdist.backends.slurm.backend:SlurmBackend",
+}
 
 
 def backend_named(kind: str) -> Backend:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from flowdist.backends.base import Handle, JobState
+from flowdist.backends.base import Handle, JobState, Remark
 from flowdist.clock import Clock, SystemClock
 from flowdist.errors import BackendError
 from flowdist.settings import host
@@ -105,6 +105,19 @@ class LocalBackend:
             newest = max((float(b["time"]) for b in beats.values()), default=float(started["time"]))
             return None if abs(self._clock.time() - newest) < SILENCE_SECONDS else False
         return any(_lives(b["pid"], None) for b in beats.values() if b["state"] == "running")
+
+    def ending(
+        self, handle: Handle, states: Mapping[int, JobState]
+    ) -> tuple[Literal["stopped", "failed", "lost"], str]:
+        if any(beat["state"] == "stopped" for beat in handle.beats.values()):
+            return "stopped", ""
+        if handle.started is None:
+            return "lost", "its process never started"
+        return "lost", f"its process on {handle.started['host']} is gone without a word"
+
+    def remarks(self, handle: Handle, states: Mapping[int, JobState]) -> list[Remark]:
+        """Nothing: there is no scheduler between a run and its processes."""
+        return []
 
     def cancel(self, handle: Handle) -> None:
         handle.files.request_stop(handle.attempt, "cancelled", self._clock.time())

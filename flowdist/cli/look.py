@@ -14,6 +14,7 @@ from flowdist.cli.outcome import finish
 from flowdist.cli.output import Output
 from flowdist.errors import FlowdistError, UsageError
 from flowdist.explain import command
+from flowdist.phases import reduce_phases
 
 if TYPE_CHECKING:
     from flowdist.run import Run
@@ -155,7 +156,7 @@ def errors(run_id: str, most: int, row: int | None, root: str | None, as_json: b
     run = find_run(run_id, root)
     found = run.errors()
     columns = list(run.manifest["columns"])
-    reduces = {phase["table"]: phase["by"] for phase in run.manifest["phases"][1:]}
+    reduces = {phase["table"]: phase["by"] for phase in reduce_phases(run.manifest)}
     if row is not None:
         records = found[found["row"] == row].to_dict("records")
         if not records:

@@ -28,16 +28,21 @@ def limit_threads(threads: int) -> None:
         os.environ.setdefault(name, str(threads))
 
 
+def limit_threads_of(directory: Path, job: int = 0) -> None:
+    """Let numerical libraries use as many threads as a worker of the job is meant to."""
+    phases = json.loads((directory / "run.json").read_text())["phases"]
+    phase = next(p for p in reversed(phases) if p["first_job"] <= job)
+    # None: the job finds out what it has when it starts, and leaves one core to each worker.
+    limit_threads(int(phase["threads"] or phase["plan"]["resources"].get("cpus", 1)))
+
+
 def main(arguments: list[str]) -> int:
-    """Run a launch or a job; 0 where it ended as it should, 1 where it was stopped, 3 where it
-    failed.
-    """
+    """Run a launch or a job; returns the exit code, 0 where it ended as it should."""
     if len(arguments) < 3 or arguments[0] not in ("launch", "job"):
         sys.stderr.write(f"{__doc__}\n")
         return 2
     directory = Path(arguments[1])
-    manifest = json.loads((directory / "run.json").read_text())
-    limit_threads(int(manifest["threads_per_worker"]))
+    limit_threads_of(directory, *map(int, arguments[3:]))
     from flowdist.workers.supervise import job_main, launch_main
 
     if arguments[0] == "launch":

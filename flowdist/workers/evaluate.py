@@ -23,9 +23,10 @@ import pyarrow as pa
 from flowdist.binding import Binding
 from flowdist.errors import OutputMismatch, RowError, nearest
 from flowdist.flow import Program, Stage
-from flowdist.retry import Failure
+from flowdist.retry import Again, Failure
 from flowdist.schema import SaveFn, split_output
 from flowdist.seeds import row_seed, stage_key
+from flowdist.workers.carry import pack
 from flowdist.workers.context import Context
 from flowdist.workers.outputs import (
     NOT_RUN,
@@ -240,6 +241,8 @@ class Evaluator:
         sleep: waits between attempts.
         scratch: the directory for rows' scratch directories (default: that of the system).
         groups: the tables of a reduce.
+        carried: for a row, what stages of earlier phases returned and which of them were skipped.
+        carry: the stages whose outputs a later phase wants.
     """
 
     def __init__(
@@ -253,9 +256,13 @@ class Evaluator:
         deadline: float | None = None,
         scratch: str | None = None,
         groups: GroupTables | None = None,
+        carried: Callable[[int], tuple[dict[str, Any], set[str]]] | None = None,
+        carry: Sequence[str] = (),
     ) -> None:
+        self._carried = carried
+        self._carry = frozenset(carry)
         self._stages = [BoundStage(s, columns, program.const, program.seed, groups) for s in stages]
-        self._read_later = {name for s in self._stages for name in s.reads}
+        self._read_later = {name for s in self._stages for name in s.reads} | self._carry
         self._save = save
         self._sleep = sleep
         self._env = Environment(lambda row: Context(row, deadline=deadline, folder=scratch))
@@ -269,7 +276,8 @@ class Evaluator:
         self._started = 0.0
         # The function of a single stage that is filled from columns and is neither timed nor
         # skipped: most flows are that, and their rows may take less than a microsecond.
-        only = self._stages[0] if len(stages) == 1 and not self._timed else None
+        alone = len(stages) == 1 and carried is None and not carry
+        only = self._stages[0] if alone and not self._timed else None
         self._direct = only.direct if only is not None and only.skip is None else None
 
     def run(
@@ -334,8 +342,12 @@ class Evaluator:
         """
         env, buffer = self._env, self._buffer
         index, failed = len(buffer.rows), False
+        number, name = 0, ""
         try:
+            if self._carried is not None:
+                self._take_over(*self._carried(env.row))
             for number, stage in enumerate(self._stages):
+                name = stage.name
                 outputs = buffer.outputs[number]
                 if failed:
                     outputs.append(NOT_RUN)
@@ -358,14 +370,23 @@ class Evaluator:
                     env.outputs[stage.name] = split_output(out, stage.name)
             if self._skipped and not failed:
                 buffer.status[index] = SKIPPED
+            if self._carry and not failed:
+                wanted = {name: env.wholes[name] for name in self._carry if name in env.wholes}
+                buffer.carry[index] = pack(wanted, self._carry & self._skipped)
         except BaseException as error:
             # An output that cannot be split or kept: the row fails, the columns stay aligned.
-            buffer.fail(index, stage.name, error)
+            buffer.fail(index, name, error)
             for outputs in buffer.outputs[number:]:
                 del outputs[index:]
                 outputs.append(NOT_RUN)
         finally:
             self._clear()
+
+    def _take_over(self, wholes: dict[str, Any], skipped: set[str]) -> None:
+        """Go on where an earlier phase has left the row."""
+        self._env.wholes |= wholes
+        self._env.outputs |= {name: split_output(out, name) for name, out in wholes.items()}
+        self._skipped = skipped
 
     def _enter(self, number: int) -> None:
         self._number = number
@@ -420,8 +441,9 @@ class Evaluator:
             decision = None
             if stage.retry is not None:
                 decision = stage.retry(_failure(causes[-1], error, env.row))
-            if decision is None:
-                buffer.fail(index, stage.name, error, causes)
+            if decision is None or _needs_more(decision, error):
+                scale = decision.scale if decision is not None else {}
+                buffer.fail(index, stage.name, error, causes, scale)
                 return NOT_RUN
             _log_retry(env.row, causes, decision.delay)
             if decision.delay > 0:
@@ -460,6 +482,11 @@ def _adders(buffer: Buffer) -> tuple[Callable[[Any], None], ...]:
     """What adds a row's number, its seconds, and the output of the first stage if there is one."""
     outputs = buffer.outputs[0] if buffer.outputs else []
     return buffer.rows.append, buffer.seconds.append, outputs.append
+
+
+def _needs_more(decision: Again, error: BaseException | None) -> bool:
+    """Whether another attempt makes sense only where there is more than this job has."""
+    return bool(decision.scale) and isinstance(error, MemoryError)
 
 
 def _log_retry(row: int, causes: Sequence[Cause], delay: float) -> None:

@@ -19,6 +19,7 @@ from flowdist.errors import RowError
 from flowdist.flow import Program, Stage
 from flowdist.layout import group_rows
 from flowdist.parts import FAILED
+from flowdist.phases import Phase, reduce_phases
 from flowdist.results import (
     collect_rows,
     read_grid_table,
@@ -106,7 +107,7 @@ class GroupSlices:
         self._rows = rows
         self._first = keys.column("_first").to_numpy()
         self._stop = keys.column("_stop").to_numpy()
-        self._reduces = {p["table"]: p for p in files.manifest()["phases"] if p["table"] != "rows"}
+        self._reduces = {p["table"]: p for p in reduce_phases(files.manifest())}
 
     def table(self, unit: int, parameter: Binding) -> Any:
         """The group's rows as parameter `parameter` wants them."""
@@ -143,7 +144,7 @@ def stage_columns(table: pa.Table, stage: str) -> pa.Table:
     return table.select([*grid, *own]).rename_columns([*grid, *names])
 
 
-def reduce_table(files: RunFiles, phase: dict[str, Any], *, record: bool = False) -> pa.Table:
+def reduce_table(files: RunFiles, phase: Phase, *, record: bool = False) -> pa.Table:
     """The result of a reduce: by columns, then its fields, one row per group; with `record` also
     how each group ended.
     """

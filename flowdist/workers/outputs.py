@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from flowdist.errors import FlowdistError, OutputMismatch, StageTimeout, nearest
 from flowdist.flow import Stage
-from flowdist.parts import FAILED, OK, SKIPPED
+from flowdist.parts import CARRY, FAILED, OK, SKIPPED
 from flowdist.schema import MISSING, Field, SaveFn, encode_declared, infer_column, split_output
 
 __all__ = ["NOT_RUN", "SKIPPED", "Buffer", "Cause", "cause_of", "check_output", "to_batches"]
@@ -69,6 +69,8 @@ class Buffer:
     attempts: dict[int, int] = field(default_factory=dict)
     # JSON of failed rows, and of rows that went well at a later attempt.
     errors: dict[int, str] = field(default_factory=dict)
+    # What a later phase needs of the rows, packed.
+    carry: dict[int, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.outputs = [[] for _ in range(self.stages)]
@@ -92,16 +94,21 @@ class Buffer:
         stage: str,
         error: BaseException | None,
         causes: Sequence[Cause] = (),
+        scale: Mapping[str, float] | None = None,
     ) -> None:
-        """Record that a row has failed for good; `error` is None where its process died."""
+        """Record that a row has failed for good; `error` is None where its process died. `scale`
+        says how much more of what its job would need for another try.
+        """
         if not causes:
             assert error is not None
             causes = [cause_of(error, stage, 1)]
         last = causes[-1]
         self.status[index] = FAILED
         self.attempts[index] = max(len(causes), self.attempts.get(index, 1))
+        wanted = {"scale": dict(scale)} if scale else {}
         self.errors[index] = json.dumps(
             {
+                **wanted,
                 "stage": stage,
                 "kind": last.kind,
                 "type": last.type,
@@ -135,6 +142,8 @@ def to_batches(
         if buffer.errors
         else pa.nulls(n),
     }
+    if buffer.carry:
+        record[CARRY] = pa.array([buffer.carry.get(i) for i in range(n)], pa.large_binary())
     return [
         _batch(record, columns, types, rows, n) for rows in _consistent_rows(columns.values(), n)
     ]

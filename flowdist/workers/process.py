@@ -23,18 +23,21 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from flowdist.artifacts import INLINE_BYTES, Payload, artifact_struct, codec_named, dumps
 from flowdist.errors import FlowdistError
-from flowdist.flow import Program
+from flowdist.flow import Stage
 from flowdist.payload import load_program
+from flowdist.phases import earlier, reduce_phases, row_phases
 from flowdist.schema import SaveFn
 from flowdist.script import FileOutput
 from flowdist.store import RunFiles
 from flowdist.tables import map_table
+from flowdist.workers.carry import Carried, carried_stages
 from flowdist.workers.evaluate import Evaluator, Flushed
 from flowdist.workers.outputs import Cause
 
@@ -51,7 +54,7 @@ class WorkerSetup:
 
     Attributes:
         directory: of the run.
-        table: "rows", or the name of the reduce whose groups are run.
+        table: of the phase: one of rows, or the name of the reduce whose groups are run.
         attempt: of the launch, for the names of artifacts.
         deadline: when the job's time ends (unix seconds); None where it has no limit.
         scratch: a directory of this machine that goes with the pool: for what rows want there, and
@@ -266,33 +269,39 @@ def to_python(column: pa.ChunkedArray | pa.Array) -> list[Any]:
 def loader(setup: WorkerSetup) -> Callable[[], TableEvaluator]:
     """Load the program once; the result makes an evaluator for each lane."""
     files = RunFiles.at(setup.directory)
-    program = load_program(files)
-    if setup.table != "rows":
+    program, manifest = load_program(files), files.manifest()
+    if setup.table in (phase["table"] for phase in reduce_phases(manifest)):
         from flowdist.workers.groups import load_groups
 
         return load_groups(setup, files, program, Saver(files, setup.attempt))
+    phase = next(p for p in row_phases(manifest) if p["table"] == setup.table)
+    stages = [stage for stage in program.row_stages if stage.name in phase["stages"]]
     grid = map_table(files.path(files.GRID))
     numbers = grid.column("_row") if "_row" in grid.column_names else None
-    columns = used_columns(program, grid.column_names)
+    columns = used_columns(stages, grid.column_names)
     saver = Saver(files, setup.attempt)
+    before = len(earlier(manifest, phase))
 
     def make() -> TableEvaluator:
+        carried = Carried(files, before, Path(setup.scratch or "")).of if before else None
         evaluator = Evaluator(
             program,
-            program.row_stages,
+            stages,
             columns,
             saver.of_row,
             deadline=setup.deadline,
             scratch=setup.scratch,
+            carried=carried,
+            carry=carried_stages(program, phase),
         )
         return TableEvaluator(evaluator, grid, columns, numbers)
 
     return make
 
 
-def used_columns(program: Program, names: Sequence[str]) -> list[str]:
-    """The grid columns that some stage of the rows reads, in grid order."""
-    bindings = [b for s in program.row_stages for b in (*s.bindings, *s.skip_bindings)]
+def used_columns(stages: Sequence[Stage], names: Sequence[str]) -> list[str]:
+    """The grid columns that some of the stages read, in grid order."""
+    bindings = [b for s in stages for b in (*s.bindings, *s.skip_bindings)]
     offered = [n for n in names if not n.startswith("_")]
     if any(b.kind == "columns" for b in bindings):
         return offered
@@ -339,7 +348,9 @@ def _lead_group(lifeline: Connection, scratch: str | None) -> None:
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A scheduler that ends a job sends it to all of its processes; this one is ended by its parent.
+    # (A handler, not SIG_IGN, which what rows start would inherit.)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):

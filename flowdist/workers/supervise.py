@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,11 +25,13 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from flowdist.parts import FAILED, MISSING
+from flowdist.parts import FAILED, MISSING, OK, SKIPPED
+from flowdist.phases import Phase, earlier, phase_of, reduce_phases, row_phases
 from flowdist.results import row_states
 from flowdist.settings import host
-from flowdist.store import JobAttempt, RunFiles
+from flowdist.store import JobAttempt, RunFiles, await_parts
 from flowdist.tables import in_layout_order, map_table
+from flowdist.workers.carry import index_carried
 from flowdist.workers.groups import prepare
 from flowdist.workers.job import Job, Limits, Outcome
 from flowdist.workers.pool import Pool
@@ -44,10 +46,18 @@ logger = logging.getLogger("flowdist.launch")
 
 # In the name of what a launch itself has to say; no job has this number.
 NO_JOB = 10**9
+# The exit code of a job that has work left and no time: who started it may start it again.
+TIME_IS_UP = 75
 
 
 class Stopped(Exception):
-    """The launch ends early; the reason is its message."""
+    """The launch ends early; the reason is its message, `ending` the kind of reason (see
+    `flowdist.workers.job.Outcome`).
+    """
+
+    def __init__(self, reason: str, ending: str = "told") -> None:
+        super().__init__(reason)
+        self.ending = ending
 
 
 @dataclass
@@ -78,9 +88,14 @@ class Launch:
     files: RunFiles
     attempt: int
     stop: StopFlag
+    # Whether the scheduler starts this job again: it goes on with what its parts do not have.
+    again: bool = False
+    # When the scheduler began to count the job's time (unix seconds); None: when its pool is made.
+    began: float | None = None
     manifest: dict[str, Any] = field(init=False)
     intent: dict[str, Any] = field(init=False)
-    # When the time of the job that runs now is over (unix seconds).
+    # Of the job that runs now: what it has, and when its time is over (unix seconds).
+    resources: dict[str, float] = field(init=False, default_factory=dict)
     deadline: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -92,34 +107,80 @@ class Launch:
         found: dict[str, Any] = self.manifest["plan"]
         return found
 
-    @property
-    def time_limit(self) -> float | None:
-        """Seconds that the plan gives a job."""
-        found: float | None = self.plan["resources"].get("time")
-        return found
-
-    def chunks(self) -> tuple[Chunks, pa.Table]:
-        """The chunks with what is done of them, and the table of chunks itself."""
+    def chunks(self, phase: Phase, job: int) -> tuple[Chunks, pa.Table]:
+        """The chunks of a phase of rows with what is not to be run of them, and the table of chunks
+        itself.
+        """
         table = map_table(self.files.path(self.files.CHUNKS))
-        done = self.done("rows", self.manifest["layout"]["rows"])
+        done = self.done(phase, job)
         if done is not None:
             done = in_layout_order(self.files, done)
         first, stop = table.column("first").to_numpy(), table.column("stop").to_numpy()
         return Chunks(first, stop, done), table
 
-    def done(self, table: str, rows: int) -> NDArray[np.bool_] | None:
-        """Which rows of a table earlier launches have done, shape (rows,); None on the first."""
-        if self.attempt == 1:
+    def done(self, phase: Phase, job: int) -> NDArray[np.bool_] | None:
+        """Which rows of a phase are not to be run, shape (rows,); None where all are."""
+        done: NDArray[np.bool_] | None = None
+        if self.attempt > 1:
+            table = map_table(self.files.path(self.files.done(self.attempt)))
+            done = table.column(phase["table"]).to_numpy().copy()
+        before = earlier(self.manifest, phase)
+        if before:
+            states = self._states(before[-1]["table"], job, phase)
+            ready = (states == OK) | (states == SKIPPED)
+            done = ~ready if done is None else done | ~ready
+        if self.again:
+            ended = self._states(phase["table"], job, phase) != MISSING
+            done = ended if done is None else done | ended
+        return done
+
+    def done_now(self, phase: Phase) -> NDArray[np.bool_]:
+        """Which rows of a phase have a result now, or are not to be run, in the order of the
+        layout.
+        """
+        rows = int(self.manifest["layout"]["rows"])
+        done = row_states(self.files, rows, phase["table"]) != MISSING
+        if (known := self.done(phase, -1)) is not None:
+            done |= known
+        return in_layout_order(self.files, done)
+
+    def _states(self, table: str, job: int, phase: Phase) -> NDArray[np.int8]:
+        """The states of rows in one phase; with static dispatch of those of one job only."""
+        rows = int(self.manifest["layout"]["rows"])
+        return row_states(self.files, rows, table, self._parts(table, job, phase))
+
+    def _parts(self, table: str, job: int, phase: Phase) -> list[str] | None:
+        """The parts that can hold what a job needs of a phase's table; None: any."""
+        if self.plan["dispatch"] == "queue":
+            return None
+        of = next(p for p in row_phases(self.manifest) if p["table"] == table)
+        number = job - int(phase["first_job"]) + int(of["first_job"])
+        return self.files.parts_of(number, self.attempt)
+
+    def carried(self, phase: Phase, job: int, scratch: Path) -> None:
+        """Prepare what earlier phases have returned for the workers of this one."""
+        before = earlier(self.manifest, phase)
+        if before:
+            found = [self._parts(p["table"], job, phase) for p in before]
+            names = self.files.parts() if None in found else [n for f in found for n in f or ()]
+            index_carried(self.files, self.manifest, phase, names, scratch)
+
+    def groups_done(self, table: str, groups: int) -> NDArray[np.bool_] | None:
+        """Which groups of a reduce have a result already, shape (groups,); None where none has."""
+        if self.attempt == 1 and not self.again:
             return None
         redo = (MISSING, FAILED) if self.intent.get("failed") else (MISSING,)
-        return ~np.isin(row_states(self.files, rows, table), redo)
+        return ~np.isin(row_states(self.files, groups, table), redo)
 
-    def pool(self, phase: dict[str, Any]) -> Pool:
-        """Workers for a phase, as many and of the kind that the plan says; the time of a job begins
+    def pool(self, phase: Phase) -> Pool:
+        """Workers for a phase, as many and of the kind that its plan says; the time of a job begins
         now.
         """
-        self.deadline = None if self.time_limit is None else time.time() + self.time_limit
-        workers, within = int(self.manifest["workers"]), self.plan["within"]
+        self.resources = self._resources(phase)
+        limit = self.resources.get("time")
+        began = time.time() if self.began is None else self.began
+        self.deadline = None if limit is None else began + limit
+        workers, within = worker_count(phase), phase["plan"]["within"]
         processes, lanes = {"sequential": (1, 1), "threads": (1, workers)}.get(within, (workers, 1))
         setup = WorkerSetup(
             directory=str(self.files.directory),
@@ -136,12 +197,18 @@ class Launch:
             timeouts=phase["timeouts"],
         )
 
+    def _resources(self, phase: Phase) -> dict[str, float]:
+        """What a job of the phase has: what its plan asks for, as often as this launch says."""
+        scale = self.intent.get("scale", {}).get(phase["table"], {})
+        asked = phase["plan"]["resources"]
+        return {name: value * scale.get(name, 1) for name, value in asked.items()}
+
     @property
     def limits(self) -> Limits:
         return Limits(
             max_failures=self.manifest["failure_limit"],
             deadline=self.deadline,
-            spare=min(Limits.spare, self.plan["resources"].get("time", 0) / 10),
+            spare=min(Limits.spare, self.resources.get("time", 0) / 10),
             whole_chunks=self.plan["within"] == "subprocess",
         )
 
@@ -154,8 +221,8 @@ class Launch:
 
         return count
 
-    def run(self, job: int, source: Source, pool: Pool, phase: dict[str, Any]) -> Outcome:
-        """Run one job to its end. Raises `Stopped` where the run is to stop."""
+    def run(self, job: int, source: Source, pool: Pool, phase: Phase) -> Outcome:
+        """Run one job to its end. Raises `Stopped` where it ended early."""
         who = JobAttempt(job, self.attempt)
         outcome = Job(
             self.files,
@@ -168,46 +235,78 @@ class Launch:
             stopping=lambda: self.stop.reason,
         ).run()
         if outcome.stopped:
-            raise Stopped(outcome.stopped)
+            raise Stopped(outcome.stopped, outcome.ending)
         return outcome
 
-    def source(self, job: int, chunks: Chunks, table: pa.Table) -> Source:
+    def source(self, job: int, chunks: Chunks, table: pa.Table, phase: Phase) -> Source:
         """Where a job of the rows gets its work."""
         whole = self.limits.whole_chunks
         if self.plan["dispatch"] == "queue":
-            queue = queue_of(self.files, self.manifest, self.attempt)
+            queue = queue_of(self.files, self.manifest, self.attempt, phase)
             # A name that no other start of this job has, on whatever host with whatever pid.
             worker = f"{host()}-{job}-{uuid.uuid4().hex[:8]}"
             queue.renew(worker)
             return QueueSource(queue, chunks, worker, whole=whole)
         # Chunks of a job are consecutive.
-        first, stop = np.searchsorted(table.column("job").to_numpy(), [job, job + 1]).tolist()
+        number = job - int(phase["first_job"])
+        jobs = table.column("job").to_numpy()
+        first, stop = np.searchsorted(jobs, [number, number + 1]).tolist()
         return StaticSource(chunks.spans(first, stop, whole=whole))
 
 
-def queue_of(files: RunFiles, manifest: dict[str, Any], attempt: int) -> DirectoryQueue:
-    """The queue of one launch: a new launch never meets the claims of an older one."""
-    return DirectoryQueue(files.store, f"queue/{attempt:04d}", lease=float(manifest["lease"]))
+def worker_count(phase: Phase) -> int:
+    """How many workers a job of the phase has; where its plan leaves that to the machine, as many
+    as the job's cores allow.
+    """
+    if phase["workers"] is not None:
+        return int(phase["workers"])
+    from flowdist.resources import cores_available
+
+    return max(1, cores_available() // int(phase["plan"]["resources"].get("cpus", 1)))
 
 
-def job_main(directory: Path, attempt: int, job: int) -> int:
-    """Run one job, of the rows or a reduce: what a scheduler's task calls."""
+def queue_of(
+    files: RunFiles, manifest: Mapping[str, Any], attempt: int, phase: Phase
+) -> DirectoryQueue:
+    """The queue of one phase of one launch: a new launch never meets the claims of an older one."""
+    folder = f"queue/{attempt:04d}/{phase['table']}"
+    return DirectoryQueue(files.store, folder, lease=float(manifest["lease"]))
+
+
+def job_main(
+    directory: Path,
+    attempt: int,
+    job: int,
+    *,
+    again: bool = False,
+    began: float | None = None,
+) -> int:
+    """Run one job, of the rows or a reduce: what a scheduler's task calls.
+
+    Args:
+        again: the scheduler has started the job before, in this launch.
+        began: when the scheduler began to count the job's time (unix seconds).
+
+    Returns:
+        0 where the job has done its part, `TIME_IS_UP` where its time limit came first, 1 where it
+        was stopped, 3 where it failed.
+    """
     files, stop = RunFiles.at(directory), StopFlag()
     _log()
     with stop.on_signals():
         try:
-            launch = Launch(files, attempt, stop)
-            rows, *reduces = launch.manifest["phases"]
-            phase = next((p for p in reduces if p["first_job"] == job), rows)
-            if phase is not rows:
+            launch = Launch(files, attempt, stop, again, began)
+            phase = phase_of(launch.manifest, job)
+            # What other machines have written may be seen here a while later.
+            if phase["first_job"] and (late := await_parts(files, attempt)):
+                logger.warning("not seen yet, and not waited for any longer: %s", ", ".join(late))
+            if "by" in phase:
                 _run_reduce(launch, phase)
             else:
-                chunks, table = launch.chunks()
-                with contextlib.closing(launch.pool(rows)) as pool:
-                    launch.run(job, launch.source(job, chunks, table), pool, rows)
+                _run_job(launch, phase, [job])
         except Stopped as why:
             logger.info("job %d: %s", job, why)
-            return 1
+            return TIME_IS_UP if why.ending == "time" else 1
         except Exception as error:
             _record_failure(files, JobAttempt(job, attempt), error)
             return 3
@@ -229,8 +328,9 @@ def launch_main(directory: Path, attempt: int) -> int:
     with stop.on_signals():
         try:
             launch = Launch(files, attempt, stop)
-            _run_rows(launch)
-            for phase in launch.manifest["phases"][1:]:
+            for phase in row_phases(launch.manifest):
+                _run_rows(launch, phase)
+            for phase in reduce_phases(launch.manifest):
                 _run_reduce(launch, phase)
         except Stopped as why:
             logger.info("launch %d: %s", attempt, why)
@@ -242,19 +342,28 @@ def launch_main(directory: Path, attempt: int) -> int:
     return 0
 
 
-def _run_rows(launch: Launch) -> None:
-    phase = launch.manifest["phases"][0]
-    jobs: list[int] = launch.intent.get("jobs", [])
+def _run_rows(launch: Launch, phase: Phase) -> None:
+    """Run the launch's jobs of a phase of rows on this machine."""
+    jobs = [int(phase["first_job"]) + int(job) for job in launch.intent.get("jobs", [])]
     at_once = min(int(launch.manifest["jobs_at_once"]), len(jobs))
     if at_once > 1:
         _run_job_processes(launch, jobs, at_once)
         return
-    chunks, table = launch.chunks()
     # One pool serves all jobs, unless each has a time limit of its own, which workers know of.
-    for together in [jobs] if launch.time_limit is None else [[job] for job in jobs]:
-        with contextlib.closing(launch.pool(phase)) as pool:
-            for job in together:
-                launch.run(job, launch.source(job, chunks, table), pool, phase)
+    timed = "time" in phase["plan"]["resources"]
+    for together in [[job] for job in jobs] if timed else [jobs]:
+        _run_job(launch, phase, together)
+
+
+def _run_job(launch: Launch, phase: Phase, jobs: Sequence[int]) -> None:
+    """Run jobs of a phase of rows in this process, one after another, in one pool."""
+    if not jobs:
+        return
+    chunks, table = launch.chunks(phase, jobs[0])
+    with contextlib.closing(launch.pool(phase)) as pool:
+        launch.carried(phase, jobs[0], pool.scratch)
+        for job in jobs:
+            launch.run(job, launch.source(job, chunks, table, phase), pool, phase)
 
 
 def _run_job_processes(launch: Launch, jobs: list[int], at_once: int) -> None:
@@ -307,12 +416,15 @@ def _start_job(launch: Launch, job: int) -> subprocess.Popen[bytes]:
         )
 
 
-def _run_reduce(launch: Launch, phase: dict[str, Any]) -> None:
+def _run_reduce(launch: Launch, phase: Phase) -> None:
     """Run a reduce over the groups that have no result, or none of the rows as they are now."""
+    rows = launch.manifest["layout"]["rows"]
+    missing = int((row_states(launch.files, rows) == MISSING).sum())
+    if missing:
+        raise Stopped(f"{missing:,} rows have no result, which reduce '{phase['table']}' waits for")
     with contextlib.closing(launch.pool(phase)) as pool:
-        rows = launch.manifest["layout"]["rows"]
         groups = prepare(launch.files, rows, tuple(phase["by"]), pool.scratch)
-        done = launch.done(phase["table"], groups)
+        done = launch.groups_done(phase["table"], groups)
         spans = Chunks(np.arange(groups), np.arange(groups) + 1, done).spans(0, groups, whole=False)
         launch.run(int(phase["first_job"]), StaticSource(spans), pool, phase)
 
