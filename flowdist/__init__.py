@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from flowdist.artifacts import Artifact as Artifact
     from flowdist.artifacts import artifact as artifact
     from flowdist.artifacts import register_codec as register_codec
+    from flowdist.backends.slurm.plans import slurm as slurm
+    from flowdist.backends.slurm.plans import slurm_allocation as slurm_allocation
+    from flowdist.backends.slurm.plans import slurm_queue as slurm_queue
     from flowdist.errors import FlowdistError as FlowdistError
+    from flowdist.executor import Executor as Executor
     from flowdist.flow import Flow as Flow
     from flowdist.flow import flow as flow
     from flowdist.grid import Grid as Grid
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
     from flowdist.grid import lhs_grid as lhs_grid
     from flowdist.grid import param_grid as param_grid
     from flowdist.grid import read_grid as read_grid
+    from flowdist.mapping import MapRun as MapRun
+    from flowdist.mapping import flow_map as flow_map
+    from flowdist.mapping import slurm_map as slurm_map
     from flowdist.plan import Plan as Plan
     from flowdist.plan import local as local
     from flowdist.plan import profile as profile
@@ -41,6 +48,8 @@ if TYPE_CHECKING:
     from flowdist.retry import linear as linear
     from flowdist.retry import never as never
     from flowdist.retry import retry as retry
+    from flowdist.retry import retry_oom as retry_oom
+    from flowdist.retry import retry_timeout as retry_timeout
     from flowdist.run import Run as Run
     from flowdist.run import attach as attach
     from flowdist.run import runs as runs
@@ -53,9 +62,11 @@ __version__ = "0.1.0"
 _HOMES: dict[str, str] = {
     "Artifact": "flowdist.artifacts",
     "Context": "flowdist.workers.context",
+    "Executor": "flowdist.executor",
     "Flow": "flowdist.flow",
     "FlowdistError": "flowdist.errors",
     "Grid": "flowdist.grid",
+    "MapRun": "flowdist.mapping",
     "Plan": "flowdist.plan",
     "Resources": "flowdist.resources",
     "Run": "flowdist.run",
@@ -65,6 +76,7 @@ _HOMES: dict[str, str] = {
     "exponential": "flowdist.retry",
     "fixed": "flowdist.retry",
     "flow": "flowdist.flow",
+    "flow_map": "flowdist.mapping",
     "lhs_grid": "flowdist.grid",
     "linear": "flowdist.retry",
     "local": "flowdist.plan",
@@ -76,7 +88,13 @@ _HOMES: dict[str, str] = {
     "register_codec": "flowdist.artifacts",
     "register_profile": "flowdist.profiles",
     "retry": "flowdist.retry",
+    "retry_oom": "flowdist.retry",
+    "retry_timeout": "flowdist.retry",
     "runs": "flowdist.run",
+    "slurm": "flowdist.backends.slurm.plans",
+    "slurm_allocation": "flowdist.backends.slurm.plans",
+    "slurm_map": "flowdist.mapping",
+    "slurm_queue": "flowdist.backends.slurm.plans",
     "table": "flowdist.schema",
 }
 

@@ -402,14 +402,15 @@ class Flow:
 
         return plan_flow(self)
 
-    def preflight(self, *, try_row: int | None = None) -> list[Check]:
-        """Check everything that can be known before a run; `try_row` also runs that row here.
+    def preflight(self, *, try_row: int | None = None, probe: bool = False) -> list[Check]:
+        """Check everything that can be known before a run.
 
-        Returns every finding; nothing is raised and nothing is started.
+        `try_row` also runs that row here; `probe` also starts a tiny job that looks from where the
+        flow's jobs would run. Returns every finding; nothing is raised, nothing else is started.
         """
         from flowdist.preflight import preflight
 
-        return preflight(self, try_row=try_row)
+        return preflight(self, try_row=try_row, probe=probe)
 
     def try_row(self, row: int = 0) -> dict[str, Any]:
         """Run one row in this process and return its outputs by stage: for trying and debugging.

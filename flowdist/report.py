@@ -21,9 +21,13 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from flowdist import show
+from flowdist.advice import PhaseUsage, phase_usages
 from flowdist.explain import ErrorGroup, error_groups, roughly, seconds_at_work
 from flowdist.parts import STATUS
-from flowdist.results import collect_rows, load_parts
+from flowdist.phases import reduce_phases
+from flowdist.results import collect_rows, load_parts, row_states
+from flowdist.show_usage import usage_tables
+from flowdist.usage import run_usage
 
 if TYPE_CHECKING:
     from flowdist.run import Run
@@ -63,6 +67,7 @@ class Report:
         manifest: what was submitted.
         took: seconds for which the run has been at work.
         jobs: what each job did, in each launch; of very many those that took longest.
+        usage: what the jobs of each phase asked for and used, and what to ask for next time.
         errors: failed rows by stage and type; `example` is one of them with its traceback.
         slowest: number, parameters, seconds and status of the rows that took longest.
         row_seconds: smallest, middle and largest time of a row; None where no row has ended.
@@ -74,6 +79,7 @@ class Report:
     took: float
     jobs: Sequence[JobLine]
     jobs_left_out: int
+    usage: Sequence[PhaseUsage]
     errors: Sequence[ErrorGroup]
     example: Mapping[str, Any] | None
     slowest: Sequence[Mapping[str, Any]]
@@ -88,6 +94,7 @@ class Report:
             "took": self.took,
             "jobs": [asdict(job) for job in self.jobs],
             "jobs_left_out": self.jobs_left_out,
+            "usage": [phase.to_dict() for phase in self.usage],
             "errors": [asdict(group) for group in self.errors],
             "example": self.example,
             "slowest": list(self.slowest),
@@ -115,8 +122,10 @@ def build_report(run: Run) -> Report:
     """Everything that a report of `run` shows, as it is now."""
     status = run.status()
     groups = [] if status.clean else error_groups(run)
-    jobs = sorted(_jobs(run), key=lambda job: (-job.failed, -job.took)) if status.attempt else []
-    shown = jobs[:MOST_JOBS] if len(jobs) > MOST_JOBS else sorted(jobs, key=lambda job: job.name)
+    jobs = _jobs(run) if status.attempt else []
+    shown = jobs
+    if len(jobs) > MOST_JOBS:
+        shown = sorted(jobs, key=lambda job: (-job.failed, -job.took))[:MOST_JOBS]
     slowest, row_seconds = _times(run)
     return Report(
         status=status,
@@ -125,6 +134,7 @@ def build_report(run: Run) -> Report:
         took=seconds_at_work(run.files, None if status.ended else time.time()),
         jobs=shown,
         jobs_left_out=len(jobs) - len(shown),
+        usage=phase_usages(run.manifest, run_usage(run)) if status.attempt else [],
         errors=groups,
         example=_example(run, groups[0].row) if groups else None,
         slowest=slowest,
@@ -146,6 +156,8 @@ def sections(report: Report) -> list[tuple[str, RenderableType]]:
                 Group(show.jobs_table(report.jobs), *([Text(left, style="dim")] if left else [])),
             )
         )
+    if report.usage:
+        found.append(("Asked for and used", usage_tables(report.usage)))
     if report.errors:
         parts: list[RenderableType] = [show.error_groups_table(report.errors)]
         if report.example is not None:
@@ -161,7 +173,7 @@ def sections(report: Report) -> list[tuple[str, RenderableType]]:
 
 
 def _jobs(run: Run) -> list[JobLine]:
-    names = {int(p["first_job"]): f"reduce {p['table']}" for p in run.manifest["phases"][1:]}
+    names = {int(p["first_job"]): f"reduce {p['table']}" for p in reduce_phases(run.manifest)}
     beats = list(run.files.beats())
     several = len({who.attempt for who, _ in beats}) > 1
     return [_job(who, beat, names.get(who.job), several) for who, beat in beats]
@@ -190,18 +202,20 @@ def _times(run: Run) -> tuple[list[dict[str, Any]], tuple[float, float, float] |
     if not parts:
         return [], None
     table = pa.concat_tables(parts)
-    seconds = table.column("_seconds").to_numpy()
+    # A row has a time in every phase, and in every launch that ran it.
+    ended, place = np.unique(table.column("_row").to_numpy(), return_inverse=True)
+    seconds = np.bincount(place, weights=table.column("_seconds").to_numpy())
+    status = row_states(run.files, run.rows)
     order = np.argsort(-seconds, kind="stable")[:SLOWEST]
-    picked = table.take(pa.array(order)).to_pylist()
-    grid = _grid_rows(run, [row["_row"] for row in picked])
+    grid = _grid_rows(run, ended[order].tolist())
     slowest = [
         {
-            "row": row["_row"],
+            "row": int(ended[place]),
             "parameters": params,
-            "seconds": row["_seconds"],
-            "status": STATUS[row["_status"]],
+            "seconds": float(seconds[place]),
+            "status": STATUS[status[ended[place]]],
         }
-        for row, params in zip(picked, grid, strict=True)
+        for place, params in zip(order, grid, strict=True)
     ]
     low, middle, high = (float(x) for x in np.quantile(seconds, [0.0, 0.5, 1.0]))
     return slowest, (low, middle, high)
@@ -250,7 +264,10 @@ def _plan_table(manifest: Mapping[str, Any]) -> RenderableType:
             for name in ("rows", "groups", "chunks", "jobs")
         ),
     )
-    grid.add_row("workers", f"{manifest['workers']:,} in each job")
+    for number, phase in enumerate(manifest["phases"]):
+        grid.add_row(
+            "" if number else "workers", _workers(phase, alone=len(manifest["phases"]) == 1)
+        )
     grid.add_row("columns", Text(", ".join(manifest["columns"])))
     for stage in manifest["stages"]:
         grid.add_row("reduce" if stage["reduce"] else "stage", Text(_stage(stage)))
@@ -258,6 +275,12 @@ def _plan_table(manifest: Mapping[str, Any]) -> RenderableType:
     versions = manifest["payload"]["versions"]
     grid.add_row("versions", Text(", ".join(f"{name} {v}" for name, v in versions.items())))
     return grid
+
+
+def _workers(phase: Mapping[str, Any], *, alone: bool) -> str:
+    count = phase["workers"]
+    said = "as many as the cores of its node allow" if count is None else f"{count:,} in each job"
+    return said if alone else f"{said} of {', '.join(phase['stages'])}"
 
 
 def _stage(stage: Mapping[str, Any]) -> str:

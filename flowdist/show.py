@@ -39,6 +39,12 @@ STATE_STYLE: Mapping[str, str] = {
     "ok": "green",
     "skipped": "yellow",
     "missing": "red",
+    "timeout": "yellow",
+    "out of memory": "red",
+    "node failed": "red",
+    "preempted": "yellow",
+    "cancelled": "yellow",
+    "requeued": "yellow",
 }
 SEVERITY_STYLE: Mapping[str, str] = {"error": "red", "warning": "yellow", "info": "dim"}
 BAR_WIDTH = 32
@@ -264,22 +270,18 @@ def frame_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Ta
 
 def jobs_table(jobs: Sequence[JobLine]) -> Table:
     """What each job did."""
-    memory = any(job.memory for job in jobs)
-    headings: list[str | tuple[str, str]] = ["job", "state", "on"]
-    headings += [(name, "right") for name in ("rows", "failed", "took", "a row")]
-    made = table(*headings, *([("memory", "right")] if memory else []))
+    numbers = ((name, "right") for name in ("rows", "failed", "took", "a row"))
+    made = table("job", "state", "on", *numbers)
     for job in jobs:
-        each = roughly_small(job.seconds / job.rows) if job.rows else ""
-        cells: list[RenderableType] = [
+        made.add_row(
             job.name,
             _state(job.state),
             Text(job.host),
             f"{job.rows:,}",
             Text(f"{job.failed:,}", style="red" if job.failed else "dim"),
             roughly_small(job.took),
-            each,
-        ]
-        made.add_row(*cells, *([format_memory(job.memory) if job.memory else ""] if memory else []))
+            roughly_small(job.seconds / job.rows) if job.rows else "",
+        )
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowdist import slurm
+from flowdist.backends.slurm.plans import Slurm, SlurmAllocation
 from flowdist.errors import ProfileError
-from flowdist.plan import Local, profile
+from flowdist.plan import Local, local, profile
 from flowdist.profiles import (
     Profile,
     add_profile,
@@ -269,7 +272,7 @@ def test_an_unknown_name_is_told_the_nearest_and_where_was_looked() -> None:
     with pytest.raises(ProfileError) as caught:
         resolve("latpop")
 
-    assert str(caught.value).startswith("there is no profile 'latpop' (there are: laptop, small;")
+    assert str(caught.value).startswith("there is no profile 'latpop' (there are: laptop, ")
     assert str(caught.value).endswith("; did you mean 'laptop'?")
     assert str(user_file()) in str(caught.value)
 
@@ -361,7 +364,7 @@ def test_the_list_has_each_name_once_and_says_what_is_wrong_with_one(project_fil
 
     listed = {one.name: one for one in list_profiles()}
 
-    assert list(listed) == ["small", "broken", "laptop"]
+    assert list(listed) == ["small", "broken", "laptop", "slurm-lab"]
     assert (listed["small"].place, listed["small"].description) == (str(path), "mine")
     assert (listed["small"].kind, listed["small"].problem) == ("local", "")
     assert listed["broken"].kind == ""
@@ -434,7 +437,7 @@ values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["kind", "by", "root", "workers"]), values), st.text())
 def test_whatever_is_written_is_read_back(fields: dict[str, Any], description: str) -> None:
-    wrote = Profile("mine", "here", fields, description=description)
+    wrote = Profile.of("mine", "here", {**fields, "description": description})
 
     assert files.parse(files.table(wrote), "here") == {"mine": wrote}
 
@@ -453,5 +456,128 @@ def test_a_variable_holds_columns_with_commas_and_memory_with_its_unit(
 def test_a_profile_without_a_kind_is_told_both_ways_out() -> None:
     register_profile("mine", workers=2)
 
-    with pytest.raises(ProfileError, match=r'add kind = "local", or extend.*extends = "laptop"'):
+    with pytest.raises(ProfileError, match=r'add kind = "local" .*, or extend.*extends = "laptop"'):
         profile("mine")
+
+
+# Tables of a plan --------------------------------------------------------------------------------
+
+CLUSTER = """
+    [profiles.cluster]
+    kind = "slurm"
+    partition = "batch"
+    account = "lab"
+    gres = "gpu:1"
+    setup = ["ulimit -n 4096", "cd /scratch"]
+    resources.memory = "8GB"
+    environment = {LANG = "C", N = 3}
+    extra.nice = 100
+
+    [profiles.cluster.stages.train]
+    partition = "gpu"
+    gpus = 1
+
+    [profiles.mine]
+    extends = "cluster"
+    environment = {LANG = "en_GB.UTF-8"}
+    extra.licenses = "matlab:1"
+    """
+
+
+def test_a_profile_for_slurm_has_all_fields_of_its_plan(project_file: Write) -> None:
+    project_file(CLUSTER)
+
+    assert profile("cluster", by="subject") == slurm(
+        by="subject",
+        partition="batch",
+        account="lab",
+        gres="gpu:1",
+        setup=["ulimit -n 4096", "cd /scratch"],
+        memory="8GB",
+        environment={"LANG": "C", "N": "3"},
+        extra={"nice": 100},
+        stages={"train": {"partition": "gpu", "gpus": 1}},
+    )
+
+
+def test_a_table_is_extended_value_by_value_and_each_says_where_it_is_from(
+    project_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = project_file(CLUSTER)
+    monkeypatch.setenv("FLOWDIST_PROFILE_MINE_EXTRA", "{nice = 5}")
+
+    found = resolve("mine")
+
+    assert found.fields["environment"] == {"LANG": "en_GB.UTF-8", "N": 3}
+    assert found.fields["extra"] == {"nice": 5, "licenses": "matlab:1"}
+    assert found.sources["environment.N"] == f"profile 'cluster' ({path})"
+    assert found.sources["environment.LANG"] == f"profile 'mine' ({path})"
+    assert found.sources["extra.nice"] == "environment variable FLOWDIST_PROFILE_MINE_EXTRA"
+    assert found.sources["stages.train"] == f"profile 'cluster' ({path})"
+
+
+def test_none_from_the_caller_takes_a_value_of_a_table_back(project_file: Write) -> None:
+    project_file(CLUSTER)
+
+    plan = profile("cluster", extra={"nice": None}, environment={"N": None})
+
+    assert isinstance(plan, Slurm)
+    assert (plan.extra, plan.environment) == ({}, {"LANG": "C"})
+
+
+def test_an_empty_table_takes_nothing_away(project_file: Write) -> None:
+    project_file(CLUSTER.replace('extra.licenses = "matlab:1"', "extra = {}"))
+
+    assert resolve("mine").fields["extra"] == {"nice": 100}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("partition = {a = 1}", "partition is not a table, and 'partition.a' no field"),
+        ("partiton.a = 1", "no field 'partiton'; .*did you mean 'partition'"),
+        ("resources.cpu = 1", "no field 'cpu'; .*did you mean 'cpus'"),
+    ],
+)
+def test_a_table_where_none_belongs_is_refused(project_file: Write, line: str, said: str) -> None:
+    path = project_file(f'[profiles.x]\nkind = "slurm"\n{line}')
+
+    with pytest.raises(ProfileError, match=rf"profile 'x' \({re.escape(str(path))}\): .*{said}"):
+        resolve("x")
+
+
+def test_a_variable_for_all_plans_leaves_alone_what_has_no_such_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FLOWDIST_PLAN_EXTRA", "{nice = 5}")
+    monkeypatch.setenv("FLOWDIST_PLAN_PARTITION", "batch")
+
+    lab = profile("slurm-lab")
+
+    assert isinstance(lab, SlurmAllocation)
+    assert (lab.extra, lab.partition) == ({"nice": 5}, "batch")
+    assert profile("laptop") == local(within="processes")
+
+
+def test_a_comment_stands_above_an_added_profile(project_file: Write) -> None:
+    path = project_file('[profiles.one]\nkind = "local"\n')
+
+    add_profile(path, "two", {"kind": "slurm", "environment": {"A": "1"}}, ["4 nodes", "1 d"])
+
+    assert path.read_text().splitlines()[2:] == [
+        "",
+        "# 4 nodes",
+        "# 1 d",
+        "[profiles.two]",
+        'kind = "slurm"',
+        'environment.A = "1"',
+    ]
+
+
+def test_the_lab_has_a_job_on_each_node_with_a_worker_on_each_core() -> None:
+    lab = profile("slurm-lab")
+
+    assert isinstance(lab, SlurmAllocation)
+    assert (lab.nodes, lab.worker_count(), lab.job_cpus()) == (4, 4, 4)
+    assert lab.default_jobs(rows=1000, workers=4)[0] == 4
+    assert lab.resources == Resources(memory="3GB", time="10min")

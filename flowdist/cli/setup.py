@@ -19,7 +19,7 @@ class _Profiles(click.Group):
 
 @click.group(cls=_Profiles, no_args_is_help=True)
 def profiles() -> None:
-    """List, show or add profiles: named plans, for --on.
+    """List, show, add or discover profiles: named plans, for --on.
 
     They are looked up in ./flowdist.toml, then in the user's own file, then among the built-in
     ones.
@@ -28,6 +28,7 @@ def profiles() -> None:
       flowdist profiles list
       flowdist profiles show laptop
       flowdist profiles add night extends=laptop workers=8 memory=32GB
+      flowdist profiles discover --write
     """
 
 
@@ -79,6 +80,41 @@ def add(name: str, settings: tuple[str, ...], user: bool) -> None:
     path = user_file() if user else Path("flowdist.toml")
     add_profile(path, name, parse_settings(settings))
     Output().message(f"Added profile '{name}' to {path}; flowdist profiles show {name} shows it")
+
+
+@profiles.command()
+@click.option(
+    "--write", "path", is_flag=False, flag_value="flowdist.toml", metavar="[FILE]",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append them to FILE, by default ./flowdist.toml.",
+)  # fmt: skip
+def discover(path: Path | None) -> None:
+    """Print a profile for each partition of the SLURM cluster here.
+
+    A job of such a profile takes a whole node; what else the partition allows is in comments.
+    With --write they are appended to a file; profiles that it has already stay as they are.
+
+    \b
+      flowdist profiles discover
+      flowdist profiles discover --write
+    """
+    from flowdist.backends.slurm.client import SlurmClient
+    from flowdist.backends.slurm.discover import discover as profiles_of
+    from flowdist.profiles import add_profile, list_profiles
+    from flowdist.profiles.files import read
+
+    taken = [profile.name for profile in list_profiles() if profile.place == "built-in"]
+    found = profiles_of(SlurmClient().partitions(), taken)
+    if path is None:
+        click.echo("\n".join(one.toml() for one in found), nl=False)
+        return
+    there = read(path)
+    for one in found:
+        if one.name in there:
+            Output().message(f"Left profile '{one.name}' as it is in {path}")
+        else:
+            add_profile(path, one.name, one.fields, one.comment)
+            Output().message(f"Added profile '{one.name}' to {path}")
 
 
 @click.command(cls=Command)

@@ -79,6 +79,8 @@ def init(path: Path) -> None:
 @flow_argument
 @plan_options
 @click.option("--try-row", type=int, metavar="N", help="Also run row N, here and now.")
+@click.option("--probe", is_flag=True,
+              help="Also start a tiny job that looks from where the jobs would run.")  # fmt: skip
 @json_option
 @click.pass_context
 def preflight(
@@ -87,23 +89,26 @@ def preflight(
     on: str | None,
     overrides: dict[str, Any],
     try_row: int | None,
+    probe: bool,
     as_json: bool,
 ) -> None:
     """Check a flow: what is wrong, and what to do about it.
 
-    Nothing is started. submit and run make the same checks and refuse where one is an error; the
-    exit code is 2 then.
+    Nothing is started, unless --probe asks for a job that looks from a node whether it sees what a
+    run needs. submit and run make the same checks and refuse where one is an error; the exit code
+    is 2 then.
 
     \b
       flowdist preflight flow.py
       flowdist preflight flow.py --on laptop --try-row 0
+      flowdist preflight flow.py --on cluster --probe
     """
     from flowdist.show import checks_table
 
     out = Output(json=as_json)
     flow = _flow(target, on, overrides)
     with contextlib.redirect_stdout(sys.stderr):
-        checks = flow.preflight(try_row=try_row)
+        checks = flow.preflight(try_row=try_row, probe=probe)
     out.table(checks_table(checks), [check.to_dict() for check in checks])
     ctx.exit(WRONG_USAGE if any(check.severity == "error" for check in checks) else DONE)
 

@@ -1,6 +1,6 @@
 """Preflight: what would keep a flow from running, said before anything is written or started.
 
-Here the flow, its plan and layout and this machine are looked at and the backend is asked;
+Here the flow, its plan and layout and this machine are looked at; `backend` asks the backend,
 `captures` looks at what is pickled, `returned` at the source of the stages, `trial` runs a row. The
 answer is a list of `Check`s. Showing them is left to the command line, refusing to start to
 `flowdist.submission`, which goes on with what `prepare` had to compute anyway.
@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdist.errors import FlowdistError, PlanError, nearest
+from flowdist.errors import PlanError, nearest
+from flowdist.preflight.backend import ask_backend
 from flowdist.preflight.captures import pickle_flow
 from flowdist.preflight.check import Check, Severity
 from flowdist.preflight.returned import not_returned
@@ -60,10 +61,11 @@ class Prepared:
         return [c for c in self.checks if c.severity == "error"]
 
 
-def preflight(flow: Flow, *, try_row: int | None = None) -> list[Check]:
+def preflight(flow: Flow, *, try_row: int | None = None, probe: bool = False) -> list[Check]:
     """Everything that would keep `flow` from running or surprise its user, errors first.
 
-    Nothing is raised, written or started; with `try_row` that row runs in this process.
+    Nothing is raised, written or started; with `try_row` that row runs in this process, with
+    `probe` a tiny job looks from where the flow's jobs would run.
 
     >>> from flowdist import flow, local, param_grid
     >>> from flowdist.preflight import preflight
@@ -73,10 +75,16 @@ def preflight(flow: Flow, *, try_row: int | None = None) -> list[Check]:
     error: the flow has no stage -> add one: flow.stage('fit', fit)
     error: by='y': the grid has no such column -> group by one of: x
     """
-    return prepare(flow, try_row=try_row).checks
+    return prepare(flow, try_row=try_row, probe=probe).checks
 
 
-def prepare(flow: Flow, *, try_row: int | None = None, machine: Machine | None = None) -> Prepared:
+def prepare(
+    flow: Flow,
+    *,
+    try_row: int | None = None,
+    probe: bool = False,
+    machine: Machine | None = None,
+) -> Prepared:
     """`preflight`, with what a submission can go on with instead of computing it again."""
     machine = machine or Machine()
     checks = [*_grid(flow), *_stages(flow)]
@@ -86,6 +94,8 @@ def prepare(flow: Flow, *, try_row: int | None = None, machine: Machine | None =
         row_memory = tried.memory
     summary, found = _plan(flow, row_memory, machine)
     checks += found
+    if summary is not None and summary.rows:
+        checks += ask_backend(flow, summary, probe=probe)
     payload, found = pickle_flow(flow)
     checks += found
     if summary is not None:
@@ -118,11 +128,10 @@ def _stages(flow: Flow) -> Iterator[Check]:
 def _plan(
     flow: Flow, row_memory: int | None, machine: Machine
 ) -> tuple[PlanSummary | None, list[Check]]:
-    """The plan over the grid, and what it and its backend have to say about that."""
-    from flowdist.backends.base import backend_named
+    """The plan over the grid, and what it has to say about that."""
     from flowdist.layout import make_layout
     from flowdist.plan import summarize
-    from flowdist.submission import effective_plan
+    from flowdist.submission import effective_plan, phase_plans
 
     plan = effective_plan(flow)
     missing = [c for c in plan.by if c not in flow.grid.names]
@@ -142,19 +151,10 @@ def _plan(
         grid=flow.grid.table,
         memory_per_row=row_memory,
         memory=machine.memory() if plan.here else None,
+        phases=phase_plans(flow),
     )
     checks = [Check("plan", "warning", sentence) for sentence in summary.warnings]
-    summary = replace(summary, plan=plan)
-    if layout.rows:
-        try:
-            backend = backend_named(plan.kind)
-            try:
-                checks += backend.check(plan, summary)
-            finally:
-                backend.close()
-        except FlowdistError as error:
-            checks.append(Check("backend", "error", str(error)))
-    return summary, checks
+    return replace(summary, plan=plan), checks
 
 
 def _no_such_column(column: str, names: Sequence[str]) -> Check:

@@ -5,7 +5,7 @@ A profile is found in the first of these that has it::
     register_profile(...)                 in this process
     ./flowdist.toml                       the project's
     the user's own flowdist.toml          in $FLOWDIST_CONFIG, else in the user's config directory
-    flowdist/profiles/builtin.toml        laptop, small
+    flowdist/profiles/builtin.toml        laptop, small, slurm-lab
 
 Its values are those of the profile that it ``extends``, overridden by its own, by
 $FLOWDIST_PLAN_<FIELD>, by $FLOWDIST_PROFILE_<NAME>_<FIELD>, and by what the caller gives. Making a
@@ -18,6 +18,8 @@ In a file a profile is a table; see :mod:`flowdist.profiles.files`::
     by = ["subject"]
     workers = 4
     resources.memory = "16GB"
+
+Tables such as ``environment`` and ``extra`` gain what an extending profile says, value by value.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ _ABOUT = ("extends", "description")
 class Profile:
     """A profile as one place states it, before ``extends`` is followed.
 
-    ``fields`` is flat: a resource is the field "resources.memory", however the place wrote it.
+    ``fields`` is flat: a resource is the field "resources.memory", however the place wrote it, and
+    a value of a table the field "environment.NAME".
     """
 
     name: str
@@ -67,12 +68,19 @@ class Profile:
 
 
 def flatten(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Fields with each resource under its dotted name, whether it was given alone or in a table.
+    """Fields with each value of a table under its dotted name; resources may also stand alone.
 
     >>> flatten({"workers": 2, "time": "1h", "resources": {"memory": "8GB"}}, "here")
     {'workers': 2, 'resources.memory': '8GB', 'resources.time': '1h'}
+    >>> flatten({"environment": {"LANG": "C"}, "stages": {"fit": {"workers": 1}}}, "here")
+    {'environment.LANG': 'C', 'stages.fit': {'workers': 1}}
     """
-    flat = {k: v for k, v in fields.items() if k not in Resources.model_fields and k != "resources"}
+    flat: dict[str, Any] = {}
+    for field, value in fields.items():
+        if isinstance(value, Mapping) and value and field != "resources":
+            flat |= {f"{field}.{key}": item for key, item in value.items()}
+        elif field not in Resources.model_fields and field != "resources":
+            flat[field] = value
     given = fields.get("resources")
     asked = given.asked if isinstance(given, Resources) else given or {}
     if not isinstance(asked, Mapping):
@@ -95,8 +103,10 @@ def nest(fields: Mapping[str, Any]) -> dict[str, Any]:
         group, dot, name = key.partition(".")
         if dot:
             nested.setdefault(group, {})[name] = value
-        else:
+        elif value != {}:
             nested[key] = value
+        else:
+            nested.setdefault(key, {})  # an empty table takes nothing away
     return nested
 
 
@@ -151,8 +161,14 @@ def table(profile: Profile) -> str:
     about = {"extends": profile.extends, "description": profile.description or None}
     lines = [f"[profiles.{profile.name}]"]
     lines += [f"{key} = {_toml(value, key)}" for key, value in about.items() if value is not None]
-    lines += [f"{key} = {_toml(value, key)}" for key, value in profile.fields.items()]
+    lines += [f"{_key(key)} = {_toml(value, key)}" for key, value in profile.fields.items()]
     return "\n".join(lines)
+
+
+def _key(field: str) -> str:
+    group, dot, name = field.partition(".")
+    bare = re.fullmatch(r"[A-Za-z0-9_-]+", name)
+    return f"{group}.{name if bare else _toml(name, field)}" if dot else field
 
 
 def _toml(value: object, field: str) -> str:

@@ -94,7 +94,7 @@ def list_profiles() -> list[Listed]:
     """The profiles that :func:`resolve` knows, those looked at first, first.
 
     >>> [(p.name, p.kind) for p in list_profiles() if p.place == "built-in"]
-    [('laptop', 'local'), ('small', 'local')]
+    [('laptop', 'local'), ('small', 'local'), ('slurm-lab', 'slurm-allocation')]
     """
     layers = _layers()
     first = {name: layer[name] for layer in reversed(layers) for name in layer}
@@ -116,8 +116,13 @@ def register_profile(name: str, /, **fields: Any) -> None:
     _registered[name] = Profile.of(name, "register_profile()", fields)
 
 
-def add_profile(path: str | os.PathLike[str], name: str, fields: Mapping[str, Any]) -> None:
-    """Append a profile to a TOML file; nothing else in it changes.
+def add_profile(
+    path: str | os.PathLike[str],
+    name: str,
+    fields: Mapping[str, Any],
+    comment: Sequence[str] = (),
+) -> None:
+    """Append a profile to a TOML file, below ``comment``'s lines; nothing else in it changes.
 
     The file and its directory are made where they are not there. Raises ProfileError: the file has
     a profile of that name, or :func:`resolve` would refuse this one; the file is then as it was.
@@ -137,7 +142,7 @@ def add_profile(path: str | os.PathLike[str], name: str, fields: Mapping[str, An
         raise ProfileError(f"{path}: has a profile '{name}' already; edit it, or take another name")
     profile = Profile.of(name, str(path), fields)
     _resolve(name, [{name: profile}, *_layers()], {}, {})
-    addition = files.table(profile) + "\n"
+    addition = "".join(f"# {line}\n" for line in comment) + files.table(profile) + "\n"
     try:
         before = path.read_text(encoding="utf-8") if path.exists() else ""
         if before:
@@ -196,8 +201,8 @@ def _resolve(
         *_from_environment(name, {n for layer in layers for n in layer}, environ),
         *(_Given(k, v, "the call", from_call=True) for k, v in flatten(overrides, name).items()),
     ]
-    known = _fields_of(_kind(chain[0], given))
-    used = [one for one in given if _check(one, known)]
+    kind = _kind(chain[0], given)
+    used = [one for one in given if _check(one, kind)]
     return Resolved(
         name=name,
         fields=nest({one.field: one.value for one in used}),
@@ -306,25 +311,38 @@ def _kind(profile: Profile, given: Sequence[_Given]) -> str:
     return str(kind)
 
 
-def _check(one: _Given, known: Mapping[str, str]) -> bool:
+def _check(one: _Given, kind: str) -> bool:
     """Whether the plan has the field; ProfileError where it should have, or the value is wrong."""
     if one.from_call:
         return True
-    if one.field not in known:
-        if one.for_any_plan and any(one.field in _fields_of(kind) for kind in _kinds()):
+    group, dot, name = one.field.partition(".")
+    if not _has(kind, one.field):
+        if one.for_any_plan and any(_has(other, one.field) for other in _kinds()):
             return False
-        field = one.field.removeprefix("resources.")
+        known = _fields_of(kind)
+        if dot and group in known:
+            raise ProfileError(
+                f"{one.source}: {group} is not a table, and '{group}.{name}' no field"
+            )
+        field = name if group == "resources" else group
         raise ProfileError(
             f"{one.source}: there is no field '{field}'; allowed: "
             f"{', '.join(known.values())}{nearest(field, known.values())}"
         )
-    group, _, resource = one.field.rpartition(".")
-    if group:
+    if group == "resources":
         try:
-            Resources(**{resource: one.value})
+            Resources(**{name: one.value})
         except ResourceError as error:
             raise ProfileError(f"{one.source}: {error}") from error
     return True
+
+
+def _has(kind: str, field: str) -> bool:
+    """Whether a kind of plan has a field, or a table that takes a value of any name."""
+    group, dot, _ = field.partition(".")
+    of_plan = _kinds()[kind].model_fields.get(group)
+    any_name = dot and of_plan is not None and isinstance(of_plan.default, dict)
+    return bool(any_name) or field in _fields_of(kind)
 
 
 def _kinds() -> Mapping[str, Any]:

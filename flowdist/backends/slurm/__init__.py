@@ -1,0 +1,1 @@
+"""SLURM: plans, batch scripts, and the backend that submits them and follows their jobs."""

@@ -1,0 +1,314 @@
+"""The SLURM backend: a launch is a few job arrays, chained phase after phase.
+
+What SLURM's commands say is `client`'s and `states`', the text of scripts `script`'s. How a job is
+doing is known from its heartbeat first, and from SLURM where that says nothing: SLURM is asked for
+all jobs of a run at once, every 2 to 60 seconds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import psutil
+
+from flowdist.backends.base import Handle, JobState, Remark
+from flowdist.backends.slurm import outcomes
+from flowdist.backends.slurm.arrays import Array, log_of, places, plan_arrays
+from flowdist.backends.slurm.client import SlurmClient
+from flowdist.backends.slurm.plans import Slurm
+from flowdist.backends.slurm.script import index_ranges, parse_ranges
+from flowdist.backends.slurm.states import Record, job_state
+from flowdist.backends.slurm.submit import Submission
+from flowdist.clock import Clock, SystemClock
+from flowdist.errors import BackendError
+from flowdist.phases import job_count
+from flowdist.plan import Plan
+from flowdist.settings import host
+
+if TYPE_CHECKING:
+    from flowdist.plan import PlanSummary
+    from flowdist.preflight import Check
+
+# SLURM's own default.
+ARRAY_SIZE = 1001
+# How often SLURM is asked while nothing changes.
+FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 2.0, 60.0, 1.5
+# A job that was submitted so long ago is known to SLURM, if it ever was.
+KNOWN_SECONDS = 60.0
+# Submitting takes at most about so long, retries included.
+SUBMIT_SECONDS = 600.0
+
+
+@dataclass
+class _Watch:
+    """What SLURM has said of a launch, and when to ask again."""
+
+    attempt: int = 0
+    records: dict[tuple[int, int | None], Record] = field(default_factory=dict)
+    answered: bool = False
+    seen: dict[int, JobState] = field(default_factory=dict)
+    next: float = 0.0
+    pause: float = FIRST_PAUSE
+
+
+class SlurmBackend:
+    """Starts jobs as arrays of SLURM, and asks SLURM about them.
+
+    Args:
+        clock: time and sleep.
+        client: what calls SLURM's commands.
+        chance: spreads the questions of many waiting processes.
+    """
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        client: SlurmClient | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._client = client or SlurmClient(self._clock)
+        self._chance = chance or random.Random()
+        self._watch = _Watch()
+
+    # -- starting ------------------------------------------------------------------------------
+
+    def check(self, plan: Plan, summary: PlanSummary) -> list[Check]:
+        from flowdist.backends.slurm.checks import check
+
+        return check(cast(Slurm, plan), summary, self._client)
+
+    def launch(self, handle: Handle) -> Handle:
+        files = handle.files
+        files.path("logs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        submission = Submission(self._client, handle, known=_earlier(handle))
+        try:
+            submission.submit_all(plan_arrays(files.manifest(), handle.jobs, self._array_size()))
+        except BackendError as error:
+            # Half a launch is none: what has been submitted would wait for the rest.
+            self._record(handle, submission.arrays, error=str(error))
+            self._client.cancel(submission.ids)
+            raise BackendError(
+                f"run {submission.name} was not started: {error}\n(once that is mended, "
+                f"flowdist resume {submission.name} starts it)"
+            ) from None
+        return replace(handle, started=self._record(handle, submission.arrays))
+
+    def _array_size(self) -> int:
+        said = self._client.config().get("MaxArraySize", "")
+        return max(1, int(said)) if said.isdigit() else ARRAY_SIZE
+
+    def _record(
+        self, handle: Handle, arrays: Sequence[Array], error: str = ""
+    ) -> Mapping[str, Any]:
+        """Write down what was submitted, and why that is not all."""
+        files = handle.files
+        started = {
+            "time": self._clock.time(),
+            "host": host(),
+            "error": error,
+            "arrays": [
+                {
+                    "id": a.id,
+                    "number": a.number,
+                    "phase": a.phase,
+                    "base": a.base,
+                    "tasks": index_ranges(a.tasks),
+                    "count": len(a.tasks),
+                    "limit": a.limit,
+                }
+                for a in arrays
+            ],
+        }
+        try:
+            files.put_json(files.launch(handle.attempt), started)
+        except FileExistsError:
+            # Somebody took this submission for dead, and found its arrays by their name.
+            return files.read_json(files.launch(handle.attempt)) or started
+        return started
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def poll(self, handle: Handle) -> dict[int, JobState]:
+        handle, unknown = self._found(handle)
+        if unknown is not None:
+            return dict.fromkeys(handle.jobs, unknown)
+        where = places(handle)
+        # The keeper is none of the run's jobs, and a launch has not ended before it has.
+        jobs = [*handle.jobs, *(job for job in where if job >= job_count(handle.files.manifest()))]
+        said = {job: outcomes.from_beat(handle.beats.get(job)) for job in jobs}
+        if not all(state is not None and state.ended for state in said.values()):
+            self._ask(handle)
+        watch, age = self._watch, self._age(handle)
+        states: dict[int, JobState] = {}
+        for job in jobs:
+            record = None
+            if job in where:
+                array, task = where[job]
+                record = watch.records.get((array, task)) or watch.records.get((array, None))
+            states[job] = outcomes.state_of(
+                said[job],
+                handle.beats.get(job),
+                record,
+                submitted=job in where,
+                answered=watch.answered,
+                known=age > KNOWN_SECONDS,
+            )
+        deferred = [job for job in jobs if job not in where]
+        if deferred and not all(states[job].ended for job in jobs if job in where):
+            states |= dict.fromkeys(deferred, JobState.PENDING)
+        if states != watch.seen:
+            watch.seen, watch.pause = states, FIRST_PAUSE
+        return states
+
+    def _age(self, handle: Handle) -> float:
+        return self._clock.time() - float((handle.started or {}).get("time", 0.0))
+
+    def _ask(self, handle: Handle) -> None:
+        """Ask SLURM, unless that was done a moment ago."""
+        watch, now = self._watch, self._clock.monotonic()
+        if watch.attempt != handle.attempt:
+            watch = self._watch = _Watch(handle.attempt)
+        if now < watch.next:
+            return
+        watch.next = now + watch.pause * self._chance.uniform(0.8, 1.2)
+        watch.pause = min(watch.pause * PAUSE_GROWTH, LONGEST_PAUSE)
+        name, since = handle.files.directory.name, self._since(handle)
+        found: list[Record] = []
+        watch.answered = False
+        try:
+            found = self._client.accounting(name, since)
+            watch.answered = True
+        except BackendError:
+            pass
+        if not watch.answered or self._doubtful(handle, found):
+            # Accounting is off, or behind what the controller knows.
+            try:
+                queued = self._client.queue(name)
+            except BackendError:
+                pass
+            else:
+                watch.answered = True
+                # What runs or waits now is so, whatever was written down of an earlier start.
+                live = [r for r in queued if not job_state(r).ended]
+                known = {(r.array, r.task) for r in found}
+                found += [r for r in queued if (r.array, r.task) not in known]
+                found += live
+        if found or watch.answered:
+            watch.records = {(r.array, r.task): r for r in found}
+
+    def _doubtful(self, handle: Handle, found: Sequence[Record]) -> bool:
+        """Whether accounting may be behind: it does not know an array, or tells of an end after
+        which SLURM starts a task again.
+        """
+        arrays = {record.array for record in found}
+        if any(a["id"] not in arrays for a in (handle.started or {}).get("arrays", ())):
+            return True
+        again = (JobState.PREEMPTED, JobState.NODE_FAIL)
+        return any(job_state(record) in again for record in found)
+
+    def _since(self, handle: Handle) -> float:
+        intent = handle.files.read_json(handle.files.intent(handle.attempt)) or {}
+        # Clocks of two machines differ.
+        return float(intent.get("time", 0.0)) - 60.0
+
+    def _found(self, handle: Handle) -> tuple[Handle, JobState | None]:
+        """The launch with what was submitted of it; and the state of all jobs where that is not
+        known: the process that submits them is at it, or died before it could say.
+        """
+        if handle.started is not None:
+            return handle, None
+        intent = handle.files.read_json(handle.files.intent(handle.attempt))
+        if intent is None:
+            return handle, JobState.LOST
+        if _submitting(intent, self._clock.time()):
+            return handle, JobState.UNKNOWN
+        try:
+            ids = self._client.find(handle.files.directory.name, self._since(handle))
+        except BackendError:
+            return handle, JobState.UNKNOWN
+        ids = sorted(set(ids) - set(_earlier(handle)))
+        if not ids:
+            return handle, JobState.LOST
+        # One process submits one array after the other, so their ids are in the same order.
+        planned = plan_arrays(handle.files.manifest(), handle.jobs, self._array_size())
+        arrays = [replace(a, id=found) for a, found in zip(planned, ids, strict=False)]
+        return replace(handle, started=self._record(handle, arrays)), None
+
+    def ending(
+        self, handle: Handle, states: Mapping[int, JobState]
+    ) -> tuple[Literal["stopped", "failed", "lost"], str]:
+        handle, _ = self._found(handle)
+        if handle.started is None:
+            return "lost", "its jobs were never submitted"
+        if handle.started["error"]:
+            return "failed", f"its jobs were not submitted: {handle.started['error']}"
+        records = {
+            job: self._watch.records[place]
+            for job, place in places(handle).items()
+            if place in self._watch.records
+        }
+        return outcomes.ending(states, handle.beats, records)
+
+    def remarks(self, handle: Handle, states: Mapping[int, JobState]) -> list[Remark]:
+        handle, _ = self._found(handle)
+        if handle.started is None:
+            return []
+        if all(state.ended for state in states.values()):
+            return list(outcomes.advice(states))
+        name = handle.files.directory.name
+        try:
+            queued = self._client.queue(name)
+        except BackendError as error:
+            return [Remark("scheduler", f"SLURM does not answer: {error}")]
+        plan = cast(Slurm, Plan.from_json(handle.files.manifest()["plan"]))
+        limits = self._client.limits(plan.account, plan.qos)
+        return outcomes.remarks(queued, handle.started["arrays"], limits, self._age(handle))
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def cancel(self, handle: Handle) -> None:
+        handle.files.request_stop(handle.attempt, "cancelled", self._clock.time())
+        handle, _ = self._found(handle)
+        ids = [int(a["id"]) for a in (handle.started or {}).get("arrays", ())]
+        if ids:
+            self._client.cancel(ids)
+            self._watch.next = 0.0
+
+    def logs(self, handle: Handle, job: int | None) -> list[Path]:
+        handle, _ = self._found(handle)
+        paths = []
+        for array in (handle.started or {}).get("arrays", ()):
+            for task in parse_ranges(array["tasks"]):
+                if job is None or array["base"] + task == job:
+                    name = f"{log_of(handle.attempt, array['number'])}-{task}.log"
+                    paths.append(handle.files.path(name))
+        return paths if job is not None else [path for path in paths if path.exists()]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _earlier(handle: Handle) -> list[int]:
+    """The ids of the arrays of earlier launches."""
+    files = handle.files
+    launches = (files.read_json(files.launch(n)) or {} for n in range(1, handle.attempt))
+    return [int(array["id"]) for launch in launches for array in launch.get("arrays", ())]
+
+
+def _submitting(intent: Mapping[str, Any], now: float) -> bool:
+    """Whether the process that wrote the intent may still be submitting."""
+    if abs(now - float(intent["time"])) > SUBMIT_SECONDS:
+        return False
+    if intent.get("host") != host():
+        return True
+    try:
+        process = psutil.Process(int(intent["pid"]))
+        # A process that began later has only got the same number.
+        return process.is_running() and process.create_time() <= float(intent["time"]) + 1.0
+    except psutil.Error:
+        return False

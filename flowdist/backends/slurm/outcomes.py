@@ -1,0 +1,198 @@
+"""How jobs are and what became of them, from their heartbeats and from what SLURM says: pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from flowdist.backends.base import JobState, Remark
+from flowdist.backends.slurm.cluster import Limits
+from flowdist.backends.slurm.states import Record, explain_reason, job_state, never_starts
+from flowdist.explain import roughly
+
+Beat = Mapping[str, Any]
+Ending = Literal["stopped", "failed", "lost"]
+
+# What a job that has stopped by itself says of the reason, as a state.
+_ENDINGS = {"time": JobState.TIMEOUT}
+
+_GRAVE: Mapping[JobState, Ending] = {
+    JobState.FAILED: "failed",
+    JobState.OUT_OF_MEMORY: "failed",
+    JobState.NODE_FAIL: "lost",
+    JobState.LOST: "lost",
+}
+
+
+def from_beat(beat: Beat | None) -> JobState | None:
+    """The state of a job whose heartbeat is the last word on it; None where SLURM has to be asked.
+
+    >>> from_beat({"state": "done"}), from_beat({"state": "running"}), from_beat(None)
+    (<JobState.DONE: 'done'>, None, None)
+    """
+    ends = {"done": JobState.DONE, "failed": JobState.FAILED}
+    return None if beat is None else ends.get(beat["state"])
+
+
+def state_of(
+    said: JobState | None,
+    beat: Beat | None,
+    record: Record | None,
+    *,
+    submitted: bool,
+    answered: bool,
+    known: bool,
+) -> JobState:
+    """The state of one job.
+
+    Args:
+        said: what its heartbeat settles.
+        record: what SLURM says of it.
+        submitted: whether it was handed to SLURM at all.
+        answered: whether SLURM has answered.
+        known: whether SLURM must know it by now.
+    """
+    if said is not None:
+        return said
+    if not submitted:
+        return JobState.LOST
+    running = beat is not None and beat["state"] == "running"
+    ours = None if record is None else job_state(record)
+    if ours is JobState.PENDING and running:
+        return JobState.RUNNING  # it has begun since SLURM was asked, or is being started again
+    if ours is not None and not ours.ended:
+        return ours
+    if ours is None and not answered:
+        return JobState.RUNNING if running else JobState.UNKNOWN
+    if ours is None and not known:
+        return JobState.RUNNING if running else JobState.PENDING
+    stopped = None
+    if beat is not None and beat["state"] == "stopped":
+        stopped = _ENDINGS.get(beat["ending"], JobState.CANCELLED)
+    if ours in (None, JobState.FAILED, JobState.CANCELLED) and stopped is not None:
+        return stopped
+    return ours or JobState.LOST
+
+
+# What became of a launch --------------------------------------------------------------------------
+
+
+def ending(
+    states: Mapping[int, JobState], beats: Mapping[int, Beat], records: Mapping[int, Record]
+) -> tuple[Ending, str]:
+    """What became of a launch that has ended with work left: the gravest thing, and a sentence.
+
+    >>> states = {0: JobState.DONE, 1: JobState.OUT_OF_MEMORY, 2: JobState.OUT_OF_MEMORY}
+    >>> ending(states, {}, {1: Record(7, 1, "OUT_OF_MEMORY", nodes="n2")})
+    ('failed', '2 jobs ran out of memory (job 1 on n2, job 2)')
+    """
+    by_state: dict[JobState, list[int]] = defaultdict(list)
+    for job, state in sorted(states.items()):
+        if state is not JobState.DONE:
+            by_state[state].append(job)
+    order = [*_GRAVE, JobState.TIMEOUT, JobState.PREEMPTED, JobState.CANCELLED]
+    found = [state for state in order if state in by_state]
+    grave: Ending = next((_GRAVE[state] for state in found if state in _GRAVE), "stopped")
+    said = [_sentence(state, by_state[state], beats, records) for state in found]
+    return grave, "; ".join(said)
+
+
+def _sentence(
+    state: JobState,
+    jobs: Sequence[int],
+    beats: Mapping[int, Beat],
+    records: Mapping[int, Record],
+) -> str:
+    many = f"{len(jobs):,} job{'s' if len(jobs) > 1 else ''}"
+    dropped = [job for job in jobs if job in records and "Dependency" in records[job].reason]
+    what = {
+        JobState.OUT_OF_MEMORY: "ran out of memory",
+        JobState.TIMEOUT: "came to the time limit",
+        JobState.PREEMPTED: "had to make room for others",
+        JobState.NODE_FAIL: "lost the node",
+        JobState.CANCELLED: "were dropped, as jobs that they follow had not succeeded"
+        if len(dropped) == len(jobs)
+        else "were cancelled"
+        if len(jobs) > 1
+        else "was cancelled",
+        JobState.LOST: "ended, and SLURM does not know how",
+    }
+    text = what.get(state, "failed")
+    shown = ", ".join(_place(job, records.get(job), state) for job in jobs[:3])
+    more = f" and {len(jobs) - 3:,} more" if len(jobs) > 3 else ""
+    return f"{many} {text} ({shown}{more})"
+
+
+def _place(job: int, record: Record | None, state: JobState) -> str:
+    said = f"job {job}"
+    if record is None:
+        return said
+    if record.nodes:
+        said += f" on {record.nodes}"
+    if state is JobState.FAILED:
+        how = f"signal {record.signal}" if record.signal else f"exit code {record.exit_code}"
+        said += f" with {how}"
+    return said
+
+
+def advice(states: Mapping[int, JobState]) -> Iterator[Remark]:
+    """What to do about jobs that have ended badly, one remark for each way."""
+    counts = Counter(states.values())
+    for state, text in _ADVICE.items():
+        if counts[state]:
+            data = {"state": state.value, "jobs": counts[state]}
+            yield Remark("job ends", f"{counts[state]:,} of {len(states):,} jobs: {state.value}",
+                         data, text)  # fmt: skip
+
+
+_ADVICE = {
+    JobState.OUT_OF_MEMORY: "give jobs more memory= (or fewer workers=), or let "
+    "retry=retry_oom(memory=2, max=...) start them again with more; flowdist report shows what was "
+    "used",
+    JobState.TIMEOUT: "give jobs more time=, or let resubmit=True start them again while work is "
+    "left",
+    JobState.PREEMPTED: "start what is missing with resume; requeue=True lets SLURM do so",
+    JobState.NODE_FAIL: "start what is missing with resume; requeue=True lets SLURM do so",
+    JobState.FAILED: "look at the log of such a job",
+    JobState.LOST: "start what is missing with resume",
+    JobState.CANCELLED: "start what is missing with resume",
+}
+
+
+# What a launch waits for --------------------------------------------------------------------------
+
+
+def remarks(
+    queued: Sequence[Record], arrays: Iterable[Mapping[str, Any]], limits: Limits, waited: float
+) -> list[Remark]:
+    """Why jobs that have not started have not, one remark for each of SLURM's reasons.
+
+    `waited` are the seconds since the launch was submitted.
+    """
+    sizes = {int(a["id"]): a for a in arrays}
+    running = sum(1 for r in queued if job_state(r) is JobState.RUNNING)
+    pending: dict[str, int] = defaultdict(int)
+    at_once: dict[str, int | None] = {}
+    for record in queued:
+        if record.array not in sizes or job_state(record) is not JobState.PENDING:
+            continue
+        array = sizes[record.array]
+        own = {r.task for r in queued if r.array == record.array and r.task is not None}
+        pending[record.reason] += 1 if record.task is not None else array["count"] - len(own)
+        at_once[record.reason] = array.get("limit")
+    found = []
+    for reason, jobs in sorted(pending.items(), key=lambda pair: -pair[1]):
+        why = explain_reason(reason, limits=limits, at_once=at_once[reason], running=running)
+        many = f"{jobs:,} job{'s' if jobs > 1 else ''}"
+        text = f"{many} pending for {roughly(waited)}: {why or 'SLURM has not looked at them yet'}"
+        stuck = never_starts(reason)
+        found.append(
+            Remark(
+                "never starts" if stuck else "pending",
+                text,
+                {"jobs": jobs, "reason": reason, "seconds": round(waited, 1)},
+                "cancel the run and submit it with what the cluster allows" if stuck else "",
+            )
+        )
+    return found
