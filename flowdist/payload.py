@@ -17,6 +17,7 @@ import platform
 import site
 import sys
 import sysconfig
+import threading
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
@@ -133,21 +134,26 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
     )
 
 
+_BY_VALUE = threading.RLock()
+
+
 @contextlib.contextmanager
 def project_modules_by_value() -> Iterator[None]:
     """While this is open, cloudpickle pickles the project's own modules by value."""
-    registered: list[ModuleType] = []
-    known = cloudpickle.list_registry_pickle_by_value()
-    try:
-        for name, module in list(sys.modules.items()):
-            own = getattr(module, "__name__", None) == name and is_project_module(module)
-            if own and name not in known:
-                cloudpickle.register_pickle_by_value(module)
-                registered.append(module)
-        yield
-    finally:
-        for module in registered:
-            cloudpickle.unregister_pickle_by_value(module)
+    # One thread at a time: what one registers is the whole process's, until it takes it back.
+    with _BY_VALUE:
+        registered: list[ModuleType] = []
+        known = cloudpickle.list_registry_pickle_by_value()
+        try:
+            for name, module in list(sys.modules.items()):
+                own = getattr(module, "__name__", None) == name and is_project_module(module)
+                if own and name not in known:
+                    cloudpickle.register_pickle_by_value(module)
+                    registered.append(module)
+            yield
+        finally:
+            for module in registered:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
 def is_project_module(module: ModuleType | None) -> bool:

@@ -49,7 +49,7 @@ def snapshot(stage: str, out: Any, artifacts: Mapping[str, str | None]) -> dict[
 
 
 def _kept(stage: str, name: str, value: Any, artifacts: Mapping[str, str | None]) -> Any:
-    if isinstance(value, FileOutput):
+    if isinstance(value, (FileOutput, Payload)):
         return value
     if name in artifacts:
         try:
