@@ -69,8 +69,12 @@ class DirectoryStore:
         self.root = Path(root)
 
     def put(self, name: str, data: bytes) -> None:
-        path = self._made(name)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        path = self.path(name)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            descriptor = os.open(self._made(name), flags, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)

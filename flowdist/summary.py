@@ -241,7 +241,7 @@ def summarize(
         cores_used=busy * plan.cpus_per_worker,
         cores_asked=running * plan.cores_held(workers),
         cores=(cores or cores_available()) if plan.here else None,
-        phases=[(list(names), own) for names, own in phases] if len(phases) > 1 else [],
+        phases=[(list(n), own) for n, own in phases] if plan.phased and len(phases) > 1 else [],
     )
     machine_memory = (memory or memory_available()) if plan.here else None
     warnings = [

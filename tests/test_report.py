@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from flowdist import report as reports
+from flowdist.advice import PhaseUsage, suggest
 from flowdist.cli.output import plain
 from flowdist.flow import flow
 from flowdist.grid import param_grid
 from flowdist.plan import local
 from flowdist.report import build_report, write_report
 from flowdist.run import Run
+from flowdist.show_usage import standing_out, usage_tables
 from flowdist.submission import write_run
+from flowdist.usage import JobUsage, measures
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +85,7 @@ def test_the_page_is_whole_and_needs_nothing_else(page: Page) -> None:
 def test_the_page_tells_the_run(page: Page, run: Run) -> None:
     for text in (run.id, "a & b", "done", "20 rows, 1 group, 20 chunks, 2 jobs", "retry(1)"):
         assert text in page.text
-    for heading in ("Plan", "Jobs", "Failed rows", "Slowest rows"):
+    for heading in ("Plan", "Jobs", "Asked for and used", "Failed rows", "Slowest rows"):
         assert heading in page.text
 
 
@@ -122,6 +129,8 @@ def test_a_report_is_data_too(run: Run) -> None:
     assert data["status"]["failed"] == 1
     assert data["errors"][0]["type"] == "ValueError"
     assert data["example"]["row"] == 7
+    assert [phase["name"] for phase in data["usage"]] == ["rows", "reduce total"]
+    assert data["usage"][0]["jobs"][0]["cpus_asked"] == 1
 
 
 def test_a_run_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
@@ -132,3 +141,100 @@ def test_a_run_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
 
     assert "its process never started" in page.text
     assert "Slowest rows" not in page.text
+
+
+# What jobs asked for and used ---------------------------------------------------------------------
+
+GB = 1024**3
+
+
+def used(job: int, share: float = 0.5, **known: Any) -> JobUsage:
+    """A job that used a share of everything that it asked for."""
+    asked = JobUsage(job, 1, "done", f"n{job}", 4, None, 8 * GB, None, 7200)
+    seconds = 7200 * share
+    figures = {"seconds": seconds, "cpu_seconds": 4 * share * seconds}
+    return replace(asked, **{**figures, "memory_used": int(8 * GB * share), **known})
+
+
+def printed(jobs: list[JobUsage], name: str = "", width: int = 100) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    phase = PhaseUsage(name, jobs, measures(jobs), suggest(jobs, local(workers=4)))
+    console.print(usage_tables([phase]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def test_each_of_a_few_jobs_has_what_it_asked_for_beside_what_it_used() -> None:
+    line = printed([used(0), used(1, 0.25)]).splitlines()[2]
+
+    said = " ".join(line.split())
+    assert said == "1 done n1 1 of 4 25 % 2 GiB of 8 GiB 25 % 30 min of 2 h 25 %"
+
+
+def test_many_jobs_are_a_few_numbers_and_those_that_stand_out() -> None:
+    jobs = [used(n, 0.5) for n in range(50)]
+    jobs[20] = used(20, 0.9)
+    jobs[30] = used(30, 0.5, cpu_seconds=1.0)
+
+    text = printed(jobs)
+
+    cores = next(line for line in text.splitlines() if line.startswith("cores"))
+    assert cores.split()[:5] == ["cores", "4", "0", "2", "3.6"]
+    numbers = [line.split()[0] for line in text.splitlines() if " done " in line]
+    assert {"20", "30"} <= set(numbers)
+    assert len(numbers) <= 9
+
+
+def test_those_that_stand_out_are_the_fullest_the_longest_and_the_idlest() -> None:
+    jobs = [used(n) for n in range(20)]
+    jobs[3] = used(3, memory_used=7 * GB)
+    jobs[7] = used(7, seconds=7000.0)
+    jobs[11] = used(11, cpu_seconds=0.0)
+
+    assert [one.job for one in standing_out(jobs, each=1)] == [3, 7, 11]
+
+
+def test_what_to_ask_for_next_time_stands_below() -> None:
+    text = printed([used(0, 0.1)])
+
+    assert "Next time\n→ memory='1.25GB' would do" in text
+
+
+def test_where_jobs_tell_themselves_the_report_says_so() -> None:
+    assert "From heartbeats" in printed([used(0, source="heartbeats")])
+    assert "From heartbeats" not in printed([used(0)])
+
+
+def test_a_job_that_was_started_again_has_a_line_for_each_start() -> None:
+    text = printed([used(0, state="requeued"), used(0, start=1)])
+
+    assert [line.split()[:3] for line in text.splitlines()[:3]] == [
+        ["job", "start", "state"],
+        ["0", "1.1", "requeued"],
+        ["0", "1.2", "done"],
+    ]
+
+
+def test_a_usage_table_fits_a_terminal() -> None:
+    long = used(123, state="out of memory", node="node-a-0123", memory_used=int(7.77 * GB))
+
+    assert all(len(line) <= 100 for line in printed([long, replace(long, start=1)]).splitlines())
+    assert "out of memory" in printed([long, replace(long, start=1)])
+
+
+def test_a_row_that_runs_in_several_launches_took_all_of_its_time(tmp_path: Path) -> None:
+    def slow_then_fails(x: int) -> int:
+        import time
+
+        time.sleep(0.05)
+        raise ValueError(x)
+
+    root = str(tmp_path)
+    work = flow(param_grid(x=[1])).stage("fit", slow_then_fails)
+    run = work.distribute(local(root=root, within="sequential")).submit().wait()
+    run.resume(failed=True).wait()
+
+    found = build_report(run)
+
+    assert found.slowest[0]["seconds"] >= 0.1
+    assert len(found.slowest) == 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdist.errors import PlanError, nearest
+from flowdist.errors import FlowdistError, PlanError, nearest
 from flowdist.preflight.backend import ask_backend
 from flowdist.preflight.captures import pickle_flow
 from flowdist.preflight.check import Check, Severity
@@ -133,7 +133,10 @@ def _plan(
     from flowdist.plan import summarize
     from flowdist.submission import effective_plan, phase_plans
 
-    plan = effective_plan(flow)
+    try:
+        plan = effective_plan(flow)
+    except FlowdistError as error:
+        return None, [Check("plan", "error", str(error))]
     missing = [c for c in plan.by if c not in flow.grid.names]
     if missing:
         return None, [_no_such_column(column, flow.grid.names) for column in missing]

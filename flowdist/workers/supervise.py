@@ -120,6 +120,26 @@ class Launch:
 
     def done(self, phase: Phase, job: int) -> NDArray[np.bool_] | None:
         """Which rows of a phase are not to be run, shape (rows,); None where all are."""
+        done = self._left_out(phase, job)
+        if self.again:
+            ended = self._ended(phase, self._parts(phase["table"], job, phase))
+            done = ended if done is None else done | ended
+        return done
+
+    def done_now(self, phase: Phase) -> NDArray[np.bool_]:
+        """Which rows of a phase this launch has done by now, in the order of the layout."""
+        return in_layout_order(self.files, self._ended(phase, self.files.parts()))
+
+    def _ended(self, phase: Phase, names: Sequence[str] | None) -> NDArray[np.bool_]:
+        """Which rows of a phase have a result in parts of this launch, shape (rows,)."""
+        names = self.files.parts() if names is None else names
+        own = [n for n in names if JobAttempt.of(n.split("/")[-1]).attempt == self.attempt]
+        rows = int(self.manifest["layout"]["rows"])
+        ended: NDArray[np.bool_] = row_states(self.files, rows, phase["table"], own) != MISSING
+        return ended
+
+    def _left_out(self, phase: Phase, job: int) -> NDArray[np.bool_] | None:
+        """Which rows of a phase were done before this launch, or are not ready for the phase."""
         done: NDArray[np.bool_] | None = None
         if self.attempt > 1:
             table = map_table(self.files.path(self.files.done(self.attempt)))
@@ -129,20 +149,7 @@ class Launch:
             states = self._states(before[-1]["table"], job, phase)
             ready = (states == OK) | (states == SKIPPED)
             done = ~ready if done is None else done | ~ready
-        if self.again:
-            ended = self._states(phase["table"], job, phase) != MISSING
-            done = ended if done is None else done | ended
         return done
-
-    def done_now(self, phase: Phase) -> NDArray[np.bool_]:
-        """Which rows of a phase have a result now, or are not to be run, in the order of the
-        layout.
-        """
-        rows = int(self.manifest["layout"]["rows"])
-        done = row_states(self.files, rows, phase["table"]) != MISSING
-        if (known := self.done(phase, -1)) is not None:
-            done |= known
-        return in_layout_order(self.files, done)
 
     def _states(self, table: str, job: int, phase: Phase) -> NDArray[np.int8]:
         """The states of rows in one phase; with static dispatch of those of one job only."""
@@ -238,15 +245,26 @@ class Launch:
             raise Stopped(outcome.stopped, outcome.ending)
         return outcome
 
-    def source(self, job: int, chunks: Chunks, table: pa.Table, phase: Phase) -> Source:
+    def source(
+        self, job: int, chunks: Chunks, table: pa.Table, phase: Phase, width: int = 1
+    ) -> Source:
         """Where a job of the rows gets its work."""
         whole = self.limits.whole_chunks
         if self.plan["dispatch"] == "queue":
-            queue = queue_of(self.files, self.manifest, self.attempt, phase)
+            queue = queue_of(
+                self.files, self.manifest, self.attempt, phase, place=job - int(phase["first_job"])
+            )
             # A name that no other start of this job has, on whatever host with whatever pid.
             worker = f"{host()}-{job}-{uuid.uuid4().hex[:8]}"
             queue.renew(worker)
-            return QueueSource(queue, chunks, worker, whole=whole)
+            return QueueSource(
+                queue,
+                chunks,
+                worker,
+                whole=whole,
+                width=width,
+                done_now=lambda: self.done_now(phase),
+            )
         # Chunks of a job are consecutive.
         number = job - int(phase["first_job"])
         jobs = table.column("job").to_numpy()
@@ -266,11 +284,11 @@ def worker_count(phase: Phase) -> int:
 
 
 def queue_of(
-    files: RunFiles, manifest: Mapping[str, Any], attempt: int, phase: Phase
+    files: RunFiles, manifest: Mapping[str, Any], attempt: int, phase: Phase, place: int = 0
 ) -> DirectoryQueue:
     """The queue of one phase of one launch: a new launch never meets the claims of an older one."""
     folder = f"queue/{attempt:04d}/{phase['table']}"
-    return DirectoryQueue(files.store, folder, lease=float(manifest["lease"]))
+    return DirectoryQueue(files.store, folder, lease=float(manifest["lease"]), place=place)
 
 
 def job_main(
@@ -363,7 +381,7 @@ def _run_job(launch: Launch, phase: Phase, jobs: Sequence[int]) -> None:
     with contextlib.closing(launch.pool(phase)) as pool:
         launch.carried(phase, jobs[0], pool.scratch)
         for job in jobs:
-            launch.run(job, launch.source(job, chunks, table, phase), pool, phase)
+            launch.run(job, launch.source(job, chunks, table, phase, pool.width), pool, phase)
 
 
 def _run_job_processes(launch: Launch, jobs: list[int], at_once: int) -> None:

@@ -15,6 +15,8 @@ import fake_state
 from fake_state import Data, change
 
 TICK_SECONDS = 0.02
+# Also without a sign of it, the state is looked at after so many ticks.
+IDLE_TICKS = 25
 
 
 class Controller:
@@ -24,7 +26,9 @@ class Controller:
         self.directory = directory
         self.deadlines: dict[int, float] = {}  # process -> when it gets SIGKILL
         self.ends: dict[int, tuple[int, int]] = {}  # process -> exit code, signal
-        self.seen: tuple[int, int] = (0, 0)
+        self.seen: tuple[int, int, int] = (0, 0, 0)
+        self.idle = 0
+        self.busy = False  # whether something is due that no change of the state announces
 
     def run(self) -> None:
         while not os.path.exists(f"{self.directory}/stop"):
@@ -38,19 +42,18 @@ class Controller:
 
     def tick(self) -> None:
         ended = self.reap()
+        # Looked at before the state is read: a change that comes in between is seen next time.
         found = os.stat(f"{self.directory}/state.json")
-        mark = (found.st_mtime_ns, found.st_ino)
-        if not ended and mark == self.seen and not self.busy:
+        mark = (found.st_mtime_ns, found.st_ino, found.st_size)
+        self.idle += 1
+        if not ended and mark == self.seen and not self.busy and self.idle < IDLE_TICKS:
             return
+        self.seen, self.idle = mark, 0
         with fake_state.shared(self.directory) as data:
             self.finish(data)
             self.end(data)
             depend(data)
             self.start(data)
-        found = os.stat(f"{self.directory}/state.json")
-        self.seen = (found.st_mtime_ns, found.st_ino)
-
-    busy = False
 
     def reap(self) -> bool:
         while True:

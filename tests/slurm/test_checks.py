@@ -310,13 +310,13 @@ def test_more_nodes_for_a_job_than_the_partition_has_is_an_error() -> None:
 def test_more_jobs_than_may_be_queued_names_target_jobs() -> None:
     limits = Limits(submitted={"QOSMaxSubmitJobPerUserLimit": 100, "AssocMaxSubmitJobLimit": 500})
 
-    (error,) = limit_findings(120, limits)
+    (warning,) = limit_findings(120, limits)
 
-    assert error.severity == "error"
-    assert error.what == (
-        "120 jobs are more than the 100 that you may have queued (QOSMaxSubmitJobPerUserLimit)"
+    assert warning.severity == "warning"
+    assert warning.what.startswith(
+        "120 jobs are more than the 100 that you may have queued (QOSMaxSubmitJobPerUserLimit); "
     )
-    assert "target_jobs=100" in error.remedy
+    assert "target_jobs=99" in warning.remedy
 
 
 def test_an_array_size_is_no_limit_as_arrays_are_split() -> None:

@@ -1,8 +1,9 @@
 """The SLURM backend: a launch is a few job arrays, chained phase after phase.
 
 What SLURM's commands say is `client`'s and `states`', the text of scripts `script`'s. How a job is
-doing is known from its heartbeat first, and from SLURM where that says nothing: SLURM is asked for
-all jobs of a run at once, every 2 to 60 seconds.
+doing is known from its heartbeat first, and from SLURM where that says nothing: every 2 to 60
+seconds `squeue` is asked for all jobs of a run at once, and `sacct` about those that have left the
+queue without a word of their own. (`sacct` alone would not do: it has no line for tasks that wait.)
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from flowdist.settings import host
 if TYPE_CHECKING:
     from flowdist.plan import PlanSummary
     from flowdist.preflight import Check
+    from flowdist.usage import JobUsage
 
 # SLURM's own default.
 ARRAY_SIZE = 1001
@@ -177,39 +179,38 @@ class SlurmBackend:
             return
         watch.next = now + watch.pause * self._chance.uniform(0.8, 1.2)
         watch.pause = min(watch.pause * PAUSE_GROWTH, LONGEST_PAUSE)
-        name, since = handle.files.directory.name, self._since(handle)
-        found: list[Record] = []
         watch.answered = False
+        name, found = handle.files.directory.name, dict[tuple[int, int | None], Record]()
         try:
-            found = self._client.accounting(name, since)
+            found = {(r.array, r.task): r for r in self._client.queue(name)}
             watch.answered = True
         except BackendError:
             pass
-        if not watch.answered or self._doubtful(handle, found):
-            # Accounting is off, or behind what the controller knows.
+        if not watch.answered or self._gone(handle, found):
+            # The controller forgets jobs a few minutes after their end; how they ended, and for
+            # want of what, accounting knows best.
             try:
-                queued = self._client.queue(name)
+                told = self._client.accounting(name, self._since(handle))
             except BackendError:
                 pass
             else:
                 watch.answered = True
-                # What runs or waits now is so, whatever was written down of an earlier start.
-                live = [r for r in queued if not job_state(r).ended]
-                known = {(r.array, r.task) for r in found}
-                found += [r for r in queued if (r.array, r.task) not in known]
-                found += live
-        if found or watch.answered:
-            watch.records = {(r.array, r.task): r for r in found}
+                live = {place for place, r in found.items() if not job_state(r).ended}
+                found |= {(r.array, r.task): r for r in told if (r.array, r.task) not in live}
+        if watch.answered:
+            watch.records = found
 
-    def _doubtful(self, handle: Handle, found: Sequence[Record]) -> bool:
-        """Whether accounting may be behind: it does not know an array, or tells of an end after
-        which SLURM starts a task again.
+    def _gone(self, handle: Handle, found: Mapping[tuple[int, int | None], Record]) -> bool:
+        """Whether a job has ended badly, or is none of those in the queue, and has not said so
+        itself.
         """
-        arrays = {record.array for record in found}
-        if any(a["id"] not in arrays for a in (handle.started or {}).get("arrays", ())):
-            return True
-        again = (JobState.PREEMPTED, JobState.NODE_FAIL)
-        return any(job_state(record) in again for record in found)
+        for job, (array, task) in places(handle).items():
+            record = found.get((array, task)) or found.get((array, None))
+            state = JobState.LOST if record is None else job_state(record)
+            well = state is JobState.DONE or not state.ended
+            if not well and outcomes.from_beat(handle.beats.get(job)) is None:
+                return True
+        return False
 
     def _since(self, handle: Handle) -> float:
         intent = handle.files.read_json(handle.files.intent(handle.attempt)) or {}
@@ -252,7 +253,7 @@ class SlurmBackend:
             for job, place in places(handle).items()
             if place in self._watch.records
         }
-        return outcomes.ending(states, handle.beats, records)
+        return outcomes.ending(states, records)
 
     def remarks(self, handle: Handle, states: Mapping[int, JobState]) -> list[Remark]:
         handle, _ = self._found(handle)
@@ -268,6 +269,20 @@ class SlurmBackend:
         plan = cast(Slurm, Plan.from_json(handle.files.manifest()["plan"]))
         limits = self._client.limits(plan.account, plan.qos)
         return outcomes.remarks(queued, handle.started["arrays"], limits, self._age(handle))
+
+    # -- looking closer ------------------------------------------------------------------------
+
+    def usage(self, handle: Handle) -> list[JobUsage]:
+        """What jobs asked for and used, from accounting."""
+        from flowdist.backends.slurm.usage import usage
+
+        return usage(handle, self._client)
+
+    def probe(self, plans: Sequence[Plan]) -> list[Check]:
+        """What a small job finds on the nodes that jobs of these plans may get."""
+        from flowdist.backends.slurm.probe import probe
+
+        return probe([cast(Slurm, plan) for plan in plans], self._client, clock=self._clock)
 
     # -- ending --------------------------------------------------------------------------------
 

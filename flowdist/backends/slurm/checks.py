@@ -288,7 +288,10 @@ def limit_findings(jobs: int, limits: Limits) -> Iterator[Check]:
     if submit is not None and jobs > submit:
         reason = next(name for name, value in limits.submitted.items() if value == submit)
         what = f"{jobs:,} jobs are more than the {submit:,} that you may have queued ({reason})"
-        yield _error("limits", what, f"target_jobs={submit} or less {pack}")
+        what += "; they are submitted in turns, each when the one before has ended"
+        # A small job looks after each turn, and is one of them.
+        remedy = f"target_jobs={max(1, submit - 1)} or less {pack}, all in one turn"
+        yield Check("limits", "warning", what, remedy)
     held = limits.job_count
     if held is not None and jobs > held:
         what = f"{jobs:,} jobs are more than this SLURM holds of all users ({held:,}, MaxJobCount)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -78,13 +79,11 @@ def state_of(
 # What became of a launch --------------------------------------------------------------------------
 
 
-def ending(
-    states: Mapping[int, JobState], beats: Mapping[int, Beat], records: Mapping[int, Record]
-) -> tuple[Ending, str]:
+def ending(states: Mapping[int, JobState], records: Mapping[int, Record]) -> tuple[Ending, str]:
     """What became of a launch that has ended with work left: the gravest thing, and a sentence.
 
     >>> states = {0: JobState.DONE, 1: JobState.OUT_OF_MEMORY, 2: JobState.OUT_OF_MEMORY}
-    >>> ending(states, {}, {1: Record(7, 1, "OUT_OF_MEMORY", nodes="n2")})
+    >>> ending(states, {1: Record(7, 1, "OUT_OF_MEMORY", nodes="n2")})
     ('failed', '2 jobs ran out of memory (job 1 on n2, job 2)')
     """
     by_state: dict[JobState, list[int]] = defaultdict(list)
@@ -94,34 +93,34 @@ def ending(
     order = [*_GRAVE, JobState.TIMEOUT, JobState.PREEMPTED, JobState.CANCELLED]
     found = [state for state in order if state in by_state]
     grave: Ending = next((_GRAVE[state] for state in found if state in _GRAVE), "stopped")
-    said = [_sentence(state, by_state[state], beats, records) for state in found]
+    said = [_sentence(state, by_state[state], records) for state in found]
     return grave, "; ".join(said)
 
 
-def _sentence(
-    state: JobState,
-    jobs: Sequence[int],
-    beats: Mapping[int, Beat],
-    records: Mapping[int, Record],
-) -> str:
-    many = f"{len(jobs):,} job{'s' if len(jobs) > 1 else ''}"
-    dropped = [job for job in jobs if job in records and "Dependency" in records[job].reason]
-    what = {
-        JobState.OUT_OF_MEMORY: "ran out of memory",
-        JobState.TIMEOUT: "came to the time limit",
-        JobState.PREEMPTED: "had to make room for others",
-        JobState.NODE_FAIL: "lost the node",
-        JobState.CANCELLED: "were dropped, as jobs that they follow had not succeeded"
-        if len(dropped) == len(jobs)
-        else "were cancelled"
-        if len(jobs) > 1
-        else "was cancelled",
-        JobState.LOST: "ended, and SLURM does not know how",
-    }
-    text = what.get(state, "failed")
+def _sentence(state: JobState, jobs: Sequence[int], records: Mapping[int, Record]) -> str:
+    one = len(jobs) == 1
+    text = _SAID.get(state, "failed")
+    if state is JobState.CANCELLED:
+        # The reason of a job that has run is that for which it waited last.
+        never = (r for job in jobs if (r := records.get(job)) is not None and not r.nodes)
+        dropped = sum("Dependency" in record.reason for record in never) == len(jobs)
+        text = "was cancelled" if one else "were cancelled"
+        if dropped and one:
+            text = "was dropped, as a job that it follows had not succeeded"
+        elif dropped:
+            text = "were dropped, as jobs that they follow had not succeeded"
     shown = ", ".join(_place(job, records.get(job), state) for job in jobs[:3])
     more = f" and {len(jobs) - 3:,} more" if len(jobs) > 3 else ""
-    return f"{many} {text} ({shown}{more})"
+    return f"{len(jobs):,} job{'' if one else 's'} {text} ({shown}{more})"
+
+
+_SAID = {
+    JobState.OUT_OF_MEMORY: "ran out of memory",
+    JobState.TIMEOUT: "came to the time limit",
+    JobState.PREEMPTED: "had to make room for others",
+    JobState.NODE_FAIL: "lost the node",
+    JobState.LOST: "ended, and SLURM does not know how",
+}
 
 
 def _place(job: int, record: Record | None, state: JobState) -> str:
@@ -173,6 +172,7 @@ def remarks(
     sizes = {int(a["id"]): a for a in arrays}
     running = sum(1 for r in queued if job_state(r) is JobState.RUNNING)
     pending: dict[str, int] = defaultdict(int)
+    waiting: dict[str, set[int]] = defaultdict(set)
     at_once: dict[str, int | None] = {}
     for record in queued:
         if record.array not in sizes or job_state(record) is not JobState.PENDING:
@@ -180,6 +180,7 @@ def remarks(
         array = sizes[record.array]
         own = {r.task for r in queued if r.array == record.array and r.task is not None}
         pending[record.reason] += 1 if record.task is not None else array["count"] - len(own)
+        waiting[record.reason].add(record.array)
         at_once[record.reason] = array.get("limit")
     found = []
     for reason, jobs in sorted(pending.items(), key=lambda pair: -pair[1]):
@@ -192,7 +193,14 @@ def remarks(
                 "never starts" if stuck else "pending",
                 text,
                 {"jobs": jobs, "reason": reason, "seconds": round(waited, 1)},
-                "cancel the run and submit it with what the cluster allows" if stuck else "",
+                _way_out(reason, waiting[reason]) if stuck else "",
             )
         )
     return found
+
+
+def _way_out(reason: str, arrays: Iterable[int]) -> str:
+    """What lets jobs go on that would never start by themselves."""
+    if re.search("held|hold", reason, re.IGNORECASE):
+        return f"let them go on: scontrol release {','.join(map(str, sorted(arrays)))}"
+    return "cancel the run and submit it with what the cluster allows"
