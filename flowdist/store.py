@@ -33,6 +33,7 @@ from typing import Any, Protocol
 
 from flowdist.clock import Clock, SystemClock
 from flowdist.errors import RunError
+from flowdist.settings import host
 
 # Directory attributes are cached for up to a minute (acdirmax of NFS).
 LATE_SECONDS = 90.0
@@ -233,9 +234,14 @@ class RunFiles:
                 found.append(name)
         return found
 
-    def unseen_parts(self, attempt: int) -> list[str]:
-        """Parts that jobs of a launch say they have written, and that are not to be seen here."""
-        said = [(who, int(beat.get("parts", 0))) for who, beat in self.beats(attempt)]
+    def unseen_parts(self, attempt: int, now: float) -> list[str]:
+        """Parts that jobs on other machines say they wrote lately, and that are not seen here."""
+        since = now - LATE_SECONDS
+        said = [
+            (who, int(beat.get("parts", 0)))
+            for who, beat in self.beats(attempt)
+            if beat["host"] != host() and float(beat["time"]) > since
+        ]
         if not any(count for _, count in said):
             return []
         seen = set(self.parts())
@@ -300,8 +306,8 @@ def await_parts(files: RunFiles, attempt: int, clock: Clock | None = None) -> li
     Network filesystems keep what a directory looked like for up to a minute.
     """
     clock = clock or SystemClock()
-    deadline, pause = clock.monotonic() + LATE_SECONDS, 0.1
-    while (unseen := files.unseen_parts(attempt)) and clock.monotonic() < deadline:
+    now, deadline, pause = clock.time(), clock.monotonic() + LATE_SECONDS, 0.1
+    while (unseen := files.unseen_parts(attempt, now)) and clock.monotonic() < deadline:
         # Changing a directory's mode to what it is makes NFS forget what it remembers of it.
         folder = files.path("parts")
         with contextlib.suppress(OSError):

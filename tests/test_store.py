@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support import beat
 
+from flowdist.clock import ManualClock
 from flowdist.errors import RunError
-from flowdist.store import RUN_ID, DirectoryStore, JobAttempt, RunFiles
+from flowdist.settings import host
+from flowdist.store import (
+    LATE_SECONDS,
+    RUN_ID,
+    DirectoryStore,
+    JobAttempt,
+    RunFiles,
+    await_parts,
+)
 
 # Blobs -------------------------------------------------------------------------------------------
 
@@ -201,3 +212,57 @@ def test_events_of_all_writers_are_read_in_order_of_time(tmp_path: Path) -> None
     files.store.put("events/b.jsonl", b'{"time": 2}\n{"time": 4, "eve')  # killed while writing
 
     assert [event["time"] for event in files.events()] == [1, 2, 3]
+
+
+# What other machines have written ----------------------------------------------------------------
+
+
+def said(files: RunFiles, parts: int, *, host: str = "elsewhere", time: float = 1000.0) -> None:
+    """The heartbeat of job 0, which has written so many parts."""
+    files.put_beat(JobAttempt(0, 1), beat("done", parts=parts, host=host, time=time))
+
+
+def test_parts_that_show_late_are_waited_for(tmp_path: Path) -> None:
+    class Late(ManualClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if self.time() > 1020.0 and not files.parts():
+                files.store.put(files.part(JobAttempt(0, 1), 0), b"")
+
+    files, clock = RunFiles.at(tmp_path), Late(1000.0)
+    said(files, 1)
+
+    assert await_parts(files, 1, clock) == []
+    assert 1020.0 < clock.time() < 1030.0
+
+
+def test_parts_that_never_show_are_named_after_a_while(tmp_path: Path) -> None:
+    files, clock = RunFiles.at(tmp_path), ManualClock(1000.0)
+    files.store.put(files.part(JobAttempt(0, 1), 0), b"")
+    said(files, 2)
+
+    assert await_parts(files, 1, clock) == ["parts/00000-1-0001.arrow"]
+    assert clock.time() <= 1000.0 + 2 * LATE_SECONDS
+
+
+@pytest.mark.parametrize("known", [{"host": host()}, {"time": 1000.0 - LATE_SECONDS - 1}])
+def test_what_was_written_here_or_long_ago_is_not_late(
+    tmp_path: Path, known: dict[str, Any]
+) -> None:
+    files, clock = RunFiles.at(tmp_path), ManualClock(1000.0)
+    said(files, 1, **known)
+
+    await_parts(files, 1, clock)
+
+    assert clock.time() == 1000.0
+
+
+def test_parts_of_a_job_are_found_by_name(tmp_path: Path) -> None:
+    files = RunFiles.at(tmp_path)
+    for job, attempt, seq in [(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)]:
+        files.store.put(files.part(JobAttempt(job, attempt), seq), b"")
+
+    assert files.parts_of(0, attempts=2) == [
+        "parts/00000-1-0000.arrow", "parts/00000-1-0001.arrow", "parts/00000-2-0000.arrow"
+    ]  # fmt: skip
+    assert files.parts_of(0, attempts=1)[-1] == "parts/00000-1-0001.arrow"
