@@ -2,6 +2,7 @@
 #   make demo     a real run on real data        make test    linters, types, tests
 #   make bench    the benchmarks                 make docs    the pages, in docs/_build/html
 #   make lint     linters and types only         make clean   remove all that was made here
+#   make slurm-lab, make slurm-lab-stop          a SLURM cluster here; make test starts its own
 # The interpreter is looked for; name one with: make PYTHON=/path/to/python test
 
 VENV := .venv
@@ -13,7 +14,7 @@ DEMO_READY := $(firstword $(wildcard $(VENV)/.installed-dev) $(VENV)/.installed-
 
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
-.PHONY: demo test bench docs lint clean
+.PHONY: demo test bench docs lint clean slurm-lab slurm-lab-stop
 
 demo: $(DEMO_READY)
 	@$(BIN)/flowdist demo
@@ -32,6 +33,12 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --strict --no-error-summary flowdist
+
+slurm-lab:
+	@labs/slurm start
+
+slurm-lab-stop:
+	@labs/slurm stop
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ import pyarrow as pa
 from _tasks import noop
 
 import flowdist
-from flowdist.backends.slurm.states import ACCOUNTING_FIELDS
+from flowdist.backends.slurm.states import ACCOUNTING_FIELDS, QUEUE_FORMAT
 from flowdist.run import Run
 from flowdist.store import JobAttempt, RunFiles
 from flowdist.submission import launch, write_run
@@ -76,18 +76,28 @@ def large_run(directory: Path) -> RunFiles:
     assert started is not None
     for job in range(RUNNING):
         files.put_beat(JobAttempt(job, 1), heartbeat())
-    accounted = []
+    queue, accounting = [], []
     for array in started["arrays"]:
         running = range(min(array["count"], RUNNING - array["base"]))
-        # Of tasks that wait, accounting has a line for their array while none of it has started.
-        accounted += [
-            line
-            for task in running or [f"[{array['tasks']}]"]
-            for line in accounts(f"{array['id']}_{task}", running=bool(running))
-        ]
-    (directory / "accounting").write_text("".join(accounted))
-    (directory / "queue").write_text("")
+        # Tasks that wait are one line; accounting has it while none of their array has started.
+        waiting = f"[{len(running)}-{array['count'] - 1}]"
+        queue += [queued(f"{array['id']}_{task}", "RUNNING") for task in running]
+        if len(running) < array["count"]:
+            queue.append(queued(f"{array['id']}_{waiting}", "PENDING"))
+        for task in running or [waiting]:
+            accounting += accounts(f"{array['id']}_{task}", running=bool(running))
+    (directory / "queue").write_text("".join(queue))
+    (directory / "accounting").write_text("".join(accounting))
     return files
+
+
+def queued(place: str, state: str) -> str:
+    """squeue's line for a task, or for tasks that wait."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S")
+    known = {"%i": place, "%T": state, "%N": "n1", "%S": now, "%e": "N/A", "%r": "None"}
+    if state == "PENDING":
+        known |= {"%N": "", "%S": "N/A", "%r": "Priority"}
+    return "|".join(known[column] for column in QUEUE_FORMAT.split("|")) + "\n"
 
 
 def accounts(place: str, *, running: bool) -> list[str]:

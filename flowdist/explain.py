@@ -281,10 +281,9 @@ def _summary(view: _View, remarks: Sequence[Remark]) -> str:
             "lost": "It is lost",
         }
         return f"{words[status.state]}: {status.reason}."
-    if status.state == "pending" and remarks:
-        return f"It has not begun: {remarks[0].text}."
     if status.state == "pending":
-        return "It has not begun: its jobs have been started and have not reported yet."
+        why = remarks[0].text if remarks else "its jobs were started and have not reported yet"
+        return f"It {'waits to go on' if status.done else 'has not begun'}: {why}."
     if status.done == status.rows:
         reduces = [f"'{name}'" for name in view.reduces]
         if reduces:
@@ -422,7 +421,7 @@ def _lost_workers(view: _View) -> Iterator[Fact]:
 def _attempts(view: _View) -> Iterator[Fact]:
     if view.status.attempt > 1:
         times = view.status.attempt - 1
-        text = f"it has been resumed {'once' if times == 1 else f'{times} times'}"
+        text = f"it has been started again {'once' if times == 1 else f'{times} times'}"
         yield Fact("attempts", text, {"attempt": view.status.attempt})
 
 

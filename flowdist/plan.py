@@ -18,9 +18,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict, Unpack
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from flowdist.errors import PlanError, nearest
+from flowdist.machine import cores_available
 from flowdist.resources import (
     Resources,
-    cores_available,
     format_memory,
     format_time,
     parse_memory,

@@ -1,34 +1,27 @@
-"""What a job may use: cpus, memory, time, gpus; how people write them; what this machine has.
+"""What a job may use: cpus, memory, time, gpus; and how people write them.
 
 A string means what SLURM means by it, with the spellings that people use besides; a bare number is
 in the base unit: bytes, seconds. Turning a request into a scheduler's own flags is the backend's;
-choosing how many workers share it is the plan's.
+choosing how many workers share it is the plan's. What this machine has says `flowdist.machine`.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from numbers import Integral
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from flowdist.errors import ResourceError, nearest
 
 __all__ = [
-    "Cgroup",
     "Resources",
-    "cores_available",
     "format_memory",
     "format_time",
-    "memory_available",
     "parse_memory",
     "parse_time",
 ]
@@ -290,95 +283,3 @@ def _integer(value: object) -> int | None:
 def _size(name: str) -> Any:
     """Order of requests: 0 memory is all of a node's, more than any number."""
     return (lambda value: value or math.inf) if name == "memory" else None
-
-
-@dataclass(frozen=True)
-class Cgroup:
-    """Where Linux tells a process the limits of its control group: version 1, 2 or both."""
-
-    mount: Path = Path("/sys/fs/cgroup")
-    membership: Path = Path("/proc/self/cgroup")
-
-    def cpu_limit(self) -> float:
-        """Cores that the CPU quota allows; inf where there is none."""
-        texts = [_read(d / "cpu.max") for d in self._directories("")]
-        texts += [
-            f"{_read(d / 'cpu.cfs_quota_us')} {_read(d / 'cpu.cfs_period_us')}"
-            for d in self._directories("cpu")
-        ]
-        return min((_quota(text) for text in texts), default=math.inf)
-
-    def memory_limit(self) -> float:
-        """Bytes of memory allowed; inf where there is no limit."""
-        texts = [_read(d / "memory.max") for d in self._directories("")]
-        texts += [_read(d / "memory.limit_in_bytes") for d in self._directories("memory")]
-        return min((_number(text) for text in texts), default=math.inf)
-
-    def _directories(self, controller: str) -> Iterator[Path]:
-        """This process's group and those around it, any of which may set a limit; "": version 2."""
-        for line in _read(self.membership).splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controller not in controllers.split(","):
-                continue
-            # A container may be told the host's path, which is not mounted there: the mount's root,
-            # the last of the parents, is then its own group.
-            inside = PurePosixPath(path.lstrip("/"))
-            if ".." in inside.parts:
-                inside = PurePosixPath()
-            bases = (controllers, controller) if controller else ("", "unified")
-            for base in bases:
-                for part in (inside, *inside.parents):
-                    yield self.mount / base / part
-
-
-def cores_available(environ: Mapping[str, str] | None = None, cgroup: Cgroup | None = None) -> int:
-    """Cores this process may really use; at least 1.
-
-    That is the smaller of its CPU affinity and its cgroup's quota, rounded up; in a job of SLURM
-    the cores that SLURM gave it, which not every cluster enforces. The environment variable
-    FLOWDIST_CORES, where set, is the answer instead. ``environ`` and ``cgroup`` stand in for the
-    process's own in tests. Raises ResourceError where FLOWDIST_CORES is no count.
-
-    >>> cores_available(environ={"FLOWDIST_CORES": "6"})
-    6
-    >>> cores_available(environ={"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "4"})
-    4
-    """
-    known = os.environ if environ is None else environ
-    if said := known.get("FLOWDIST_CORES"):
-        return _count(said, "FLOWDIST_CORES")
-    if "SLURM_JOB_ID" in known:
-        given = known.get("SLURM_CPUS_PER_TASK") or known.get("SLURM_CPUS_ON_NODE", "")
-        if given.isdecimal() and int(given):
-            return int(given)
-    # macOS and Windows have no affinity to ask for.
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, math.ceil(min(allowed or 1, (cgroup or Cgroup()).cpu_limit())))
-
-
-def memory_available(cgroup: Cgroup | None = None) -> int:
-    """Bytes of memory this process can hope for: what the machine has free, at most its cgroup's
-    limit.
-
-    >>> memory_available() > 0
-    True
-    """
-    return int(min(psutil.virtual_memory().available, (cgroup or Cgroup()).memory_limit()))
-
-
-def _quota(text: str) -> float:
-    """Cores from "<microseconds> <of how many>"; inf for "max 100000", "-1 100000" and nothing."""
-    words = text.split()
-    return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdecimal() else math.inf
-
-
-def _number(text: str) -> float:
-    """A number from a cgroup file; inf for its ways of saying that there is no limit."""
-    return float(text) if text.isdecimal() else math.inf
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

@@ -52,7 +52,8 @@ class Failure:
 
     kind: Kind
     """``error``: the stage raised; ``timeout``: it ran longer than its own timeout; ``crash``: its
-    process died; ``memory``: its job ran out of memory; ``time``: its job's time was over."""
+    process died; ``memory``: it was ended as its job was out of memory (``crash`` matches this,
+    too); ``time``: its job's time was over."""
     type: str
     """The exception's class name: ``ValueError``, ``StageTimeout``, ``WorkerDied``."""
     message: str
@@ -251,7 +252,7 @@ class _Escalate(Policy):
 
     def _meant(self, failure: Failure) -> bool:
         return failure.kind == self.kind or (
-            self.kind == "memory" and failure.type in ("MemoryError", "_ArrayMemoryError")
+            self.kind == "memory" and failure.type in OUT_OF_MEMORY
         )
 
     def __repr__(self) -> str:
@@ -266,6 +267,9 @@ class _Escalate(Policy):
             said.append(f"times={self.times}")
         return f"{name}({', '.join(said)})"
 
+
+# Exceptions for want of memory: Python's own, and NumPy's kind of it.
+OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError")
 
 # Eight times what was asked for first, where each try doubles it.
 ESCALATIONS = 3
@@ -320,7 +324,7 @@ def escalates(policy: Policy | None) -> bool:
     """
     if isinstance(policy, (_Either, _Both)):
         return escalates(policy.first) or escalates(policy.second)
-    return isinstance(policy, _Escalate)
+    return isinstance(policy, _Escalate) or (isinstance(policy, _Retry) and bool(policy.scale))
 
 
 def _factor(value: object, what: str) -> float:
@@ -440,7 +444,9 @@ def _check_match(match: object) -> None:
 
 def _matches(match: Match, failure: Failure) -> bool:
     if isinstance(match, str):
-        return match == failure.kind or match == failure.type or match in _names(failure)
+        # A process that is killed for its memory has crashed, too.
+        kinds = (failure.kind, "crash") if failure.kind == "memory" else (failure.kind,)
+        return match in kinds or match == failure.type or match in _names(failure)
     if isinstance(match, type):
         known = _class(failure)
         return issubclass(known, match) if known else match.__name__ == failure.type

@@ -208,18 +208,25 @@ class Run:
         return next((path for path in paths if path.is_file()), None)
 
     def logs(self, job: int | None = None, *, follow: bool = False) -> Iterator[str]:
-        """Lines of the output of one job, or of all; `follow` goes on until the run has ended.
+        """Lines of the output of one job, or of all, launch after launch; `follow` goes on until
+        the run has ended.
 
         Raises:
             RunError: there is no such job.
         """
         from flowdist.logs import tail
 
-        handle = self._handle()
+        self._check_there()
         if job is not None and job not in range(self._jobs()):
             raise RunError(f"run {self.id} has jobs 0 to {self._jobs() - 1}, not {job}")
+
+        def paths() -> list[Path]:
+            launches = (self._handle(attempt) for attempt in self.files.attempts())
+            found = [path for handle in launches for path in self.backend.logs(handle, job)]
+            return list(dict.fromkeys(found))
+
         return tail(
-            lambda: self.backend.logs(handle, job),
+            paths,
             (lambda: self.status().ended) if follow else None,
             self._clock,
         )
@@ -404,11 +411,11 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.rows:,} rows, {self.directory})"
 
-    def _handle(self) -> Handle:
-        """The latest launch; the run was written but never launched where there is none."""
+    def _handle(self, attempt: int | None = None) -> Handle:
+        """A launch (default: the latest); number 0 where the run was written and never launched."""
         self._check_there()
-        attempts = self.files.attempts()
-        attempt = attempts[-1] if attempts else 0
+        if attempt is None:
+            attempt = max(self.files.attempts(), default=0)
         intent = self.files.read_json(self.files.intent(attempt)) or {}
         jobs = intent.get("jobs", list(range(self.manifest["layout"]["jobs"])))
         started = self.files.read_json(self.files.launch(attempt))

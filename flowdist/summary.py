@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from flowdist.resources import cores_available, format_memory, memory_available
+from flowdist.machine import cores_available, memory_available
+from flowdist.resources import format_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -123,6 +123,9 @@ def from_beats(files: RunFiles, manifest: Mapping[str, Any]) -> list[JobUsage]:
     from flowdist.plan import Plan
 
     plans = {p["table"]: Plan.from_json(p["plan"]) for p in manifest["phases"]}
+    scales = {
+        n: (files.read_json(files.intent(n)) or {}).get("scale", {}) for n in files.attempts()
+    }
     found = []
     for who, beat in files.beats():
         if who.job >= job_count(manifest):
@@ -130,6 +133,7 @@ def from_beats(files: RunFiles, manifest: Mapping[str, Any]) -> list[JobUsage]:
         phase = phase_of(manifest, who.job)
         plan, workers = plans[phase["table"]], phase["workers"]
         began = float(beat.get("started", beat["time"]))
+        asked = plan.resources.scale(**scales.get(who.attempt, {}).get(phase["table"], {}))
         found.append(
             JobUsage(
                 job=who.job,
@@ -138,9 +142,9 @@ def from_beats(files: RunFiles, manifest: Mapping[str, Any]) -> list[JobUsage]:
                 node=str(beat.get("host", "")),
                 cpus_asked=None if workers is None else plan.cores_held(int(workers)),
                 cpu_seconds=float(beat.get("seconds", 0.0)) * plan.cpus_per_worker,
-                memory_asked=plan.resources.memory or None,
+                memory_asked=asked.memory or None,
                 memory_used=int(beat.get("memory", 0)) or None,
-                time_asked=plan.resources.time,
+                time_asked=asked.time,
                 seconds=max(0.0, float(beat["time"]) - began),
                 source="heartbeats",
             )

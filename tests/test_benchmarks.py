@@ -19,6 +19,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ("import_time.py", []),
         ("rows.py", ["--case", "one_ms", "--contender", "hand", "--contender", "flowdist"]),
         ("scale.py", []),
+        ("slurm.py", ["--case", "status"]),
     ],
 )
 def test_a_benchmark_runs_and_prints_its_numbers(program: str, options: list[str]) -> None:
@@ -30,3 +31,15 @@ def test_a_benchmark_runs_and_prints_its_numbers(program: str, options: list[str
     assert done.returncode in (0, 1), done.stderr
     numbers: dict[str, Any] = json.loads(done.stdout)
     assert numbers
+
+
+def test_the_benchmark_on_slurm_says_in_one_line_that_there_is_no_cluster(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "slurm.py"), "--case", "few"]
+
+    done = subprocess.run(
+        command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("no SLURM cluster here")

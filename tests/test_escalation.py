@@ -57,6 +57,11 @@ def test_no_more_than_the_most_is_asked_for_and_nothing_once_it_is_reached() -> 
     assert scale(policy, failure(memory=12 * GIB)) is None
 
 
+def test_a_process_that_is_killed_for_its_memory_has_crashed_too() -> None:
+    assert retry(1, on="crash")(failure("memory")) is not None
+    assert retry(1, on="crash")(failure("time")) is None
+
+
 def test_a_request_grows_only_so_often() -> None:
     assert scale(retry_oom(times=2), failure(attempt=2)) is not None
     assert scale(retry_oom(times=2), failure(attempt=3)) is None
@@ -78,7 +83,8 @@ def test_a_policy_that_makes_no_sense_is_refused(make: Any, error: Any, says: st
 
 def test_it_is_known_which_policies_ask_for_more() -> None:
     assert escalates(retry(2) & (retry(1) | retry_timeout()))
-    assert not escalates(retry(2, scale={"memory": 2}))
+    assert escalates(retry(2, scale={"memory": 2}))
+    assert not escalates(retry(2) | retry(1, on="crash"))
 
 
 # What is started next ----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from flowdist import flow, local, param_grid
+from flowdist.machine import Cgroup
 from flowdist.submission import write_run
 from flowdist.workers.pool import Event, Interrupted, Lost, Pool, Results, Task
 from flowdist.workers.process import WorkerSetup
@@ -138,3 +139,26 @@ def test_nothing_temporary_is_left_when_the_job_process_is_killed(
     assert len(workers) == 1
     assert psutil.wait_procs(workers, timeout=PATIENCE)[1] == []
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("counted", "kind"), [("oom_kill 1", "memory"), ("oom_kill 0", "crash")])
+def test_a_worker_that_was_killed_for_its_memory_is_told_from_one_that_crashed(
+    tmp_path: Path, counted: str, kind: str
+) -> None:
+    (tmp_path / "mount").mkdir()
+    (tmp_path / "self").write_text("0::/\n")
+    events = tmp_path / "mount" / "memory.events"
+    events.write_text("oom_kill 0\n")
+    cgroup = Cgroup(mount=tmp_path / "mount", membership=tmp_path / "self")
+
+    def killed(x: int) -> None:
+        events.write_text(f"{counted}\n")  # as the kernel does
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pool_of(tmp_path, killed, cgroup=cgroup) as pool:
+        pool.give(Task(0, 1))
+        (lost,) = next_events(pool)
+
+    assert isinstance(lost, Lost)
+    assert lost.causes[-1].kind == kind

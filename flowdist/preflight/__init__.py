@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowdist.errors import FlowdistError, PlanError, nearest
+from flowdist.machine import memory_available
 from flowdist.preflight.backend import ask_backend
 from flowdist.preflight.captures import pickle_flow
 from flowdist.preflight.check import Check, Severity
 from flowdist.preflight.returned import not_returned
 from flowdist.preflight.trial import file_count, outcome, run_row
-from flowdist.resources import Resources, format_memory, memory_available
+from flowdist.resources import Resources, format_memory
 from flowdist.settings import default_root
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from flowdist.binding import Binding
 from flowdist.errors import OutputMismatch, RowError, nearest
 from flowdist.flow import Program, Stage
-from flowdist.retry import Again, Failure
+from flowdist.retry import OUT_OF_MEMORY, Again, Failure
 from flowdist.schema import SaveFn, split_output
 from flowdist.seeds import row_seed, stage_key
 from flowdist.workers.carry import pack
@@ -441,7 +441,7 @@ class Evaluator:
             decision = None
             if stage.retry is not None:
                 decision = stage.retry(_failure(causes[-1], error, env.row))
-            if decision is None or _needs_more(decision, error):
+            if decision is None or _needs_more(decision, causes[-1]):
                 scale = decision.scale if decision is not None else {}
                 buffer.fail(index, stage.name, error, causes, scale)
                 return NOT_RUN
@@ -484,9 +484,10 @@ def _adders(buffer: Buffer) -> tuple[Callable[[Any], None], ...]:
     return buffer.rows.append, buffer.seconds.append, outputs.append
 
 
-def _needs_more(decision: Again, error: BaseException | None) -> bool:
+def _needs_more(decision: Again, cause: Cause) -> bool:
     """Whether another attempt makes sense only where there is more than this job has."""
-    return bool(decision.scale) and isinstance(error, MemoryError)
+    short = cause.kind == "memory" or cause.type in OUT_OF_MEMORY
+    return bool(decision.scale) and short
 
 
 def _log_retry(row: int, causes: Sequence[Cause], delay: float) -> None:

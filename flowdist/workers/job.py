@@ -48,8 +48,9 @@ LIKELY = 0.9
 RECENT_TASKS = 256
 
 # Why a job ended early: its time limit is near, a signal or a stop request, too many failed rows,
-# a later launch that has taken over; empty while it runs and where it came to its end.
-Ending = Literal["", "time", "told", "failures", "superseded"]
+# a later launch that has taken over, rows that a reduce waits for and that have no result; empty
+# while it runs and where it came to its end.
+Ending = Literal["", "time", "told", "failures", "superseded", "rows"]
 
 
 class Workers(Protocol):

@@ -40,7 +40,7 @@ Column = list[tuple[pa.Array, Sequence[int]]]
 class Cause:
     """One failed attempt of one stage, as it is recorded."""
 
-    kind: Literal["error", "timeout", "crash"]
+    kind: Literal["error", "timeout", "crash", "memory"]
     type: str
     message: str
     stage: str

@@ -33,6 +33,7 @@ import psutil
 import pyarrow as pa
 
 from flowdist.errors import PayloadError
+from flowdist.machine import Cgroup
 from flowdist.workers.outputs import Cause
 from flowdist.workers.process import (
     LANE_CELLS,
@@ -136,6 +137,7 @@ class Pool:
         lanes: threads in each.
         fresh: start a new interpreter for every task.
         stages: the names of the stages that run, in order; `timeouts` their seconds or None.
+        cgroup: what tells whether workers were killed for their memory.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class Pool:
         fresh: bool = False,
         stages: Sequence[str] = (),
         timeouts: Sequence[float | None] = (),
+        cgroup: Cgroup | None = None,
     ) -> None:
         # A fork of this clean, single-threaded process is safe and starts in milliseconds.
         clean_fork = sys.platform == "linux" and not fresh
@@ -157,6 +160,8 @@ class Pool:
         self._stages = list(stages)
         self._timeouts = list(timeouts)
         self._timed = any(t is not None for t in timeouts)
+        self._cgroup = cgroup or Cgroup()
+        self._memory_kills = self._cgroup.out_of_memory_kills()
         # Workers that died one after another without having entered a row.
         self._blind_deaths = 0
         self._lifeline, self._lifeline_end = self._context.Pipe(duplex=False)
@@ -411,6 +416,11 @@ class Pool:
             name = self._stages[stage] if stage < len(self._stages) else ""
             elapsed = max(0.0, time.monotonic() - started)
             blamed = Cause("crash", "WorkerDied", reason, name, 0, elapsed)
+            kills = self._cgroup.out_of_memory_kills()
+            if kills > self._memory_kills:
+                self._memory_kills = kills
+                message = "its process was killed, as the job was out of memory"
+                blamed = Cause("memory", "OutOfMemory", message, name, 0, elapsed)
         blamed = Cause(
             blamed.kind,
             blamed.type,

@@ -25,6 +25,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
+from flowdist.machine import cores_available
 from flowdist.parts import FAILED, MISSING, OK, SKIPPED
 from flowdist.phases import Phase, earlier, phase_of, reduce_phases, row_phases
 from flowdist.results import row_states
@@ -278,8 +279,6 @@ def worker_count(phase: Phase) -> int:
     """
     if phase["workers"] is not None:
         return int(phase["workers"])
-    from flowdist.resources import cores_available
-
     return max(1, cores_available() // int(phase["plan"]["resources"].get("cpus", 1)))
 
 
@@ -439,7 +438,10 @@ def _run_reduce(launch: Launch, phase: Phase) -> None:
     rows = launch.manifest["layout"]["rows"]
     missing = int((row_states(launch.files, rows) == MISSING).sum())
     if missing:
-        raise Stopped(f"{missing:,} rows have no result, which reduce '{phase['table']}' waits for")
+        why = f"{missing:,} rows have no result, which reduce '{phase['table']}' waits for"
+        who = JobAttempt(int(phase["first_job"]), launch.attempt)
+        _say(launch.files, who, "stopped", why, table=phase["table"], ending="rows")
+        raise Stopped(why, "rows")
     with contextlib.closing(launch.pool(phase)) as pool:
         groups = prepare(launch.files, rows, tuple(phase["by"]), pool.scratch)
         done = launch.groups_done(phase["table"], groups)
@@ -450,10 +452,14 @@ def _run_reduce(launch: Launch, phase: Phase) -> None:
 def _record_failure(files: RunFiles, who: JobAttempt, error: Exception) -> None:
     """Say in the run why a job could not go on, beside what it had done."""
     logger.error("%s", "".join(traceback.format_exception(error)))
+    _say(files, who, "failed", f"{type(error).__name__}: {error}")
+
+
+def _say(files: RunFiles, who: JobAttempt, state: str, reason: str, **more: str) -> None:
+    """Let the heartbeat of a job that is not at work be its last word."""
     nothing = {"rows": 0, "ok": 0, "failed": 0, "skipped": 0}
     beat = files.read_json(files.beat(who)) or nothing
-    reason = f"{type(error).__name__}: {error}"
-    said = {"time": time.time(), "state": "failed", "reason": reason, "host": host()}
+    said = {"time": time.time(), "state": state, "reason": reason, "host": host(), **more}
     files.put_beat(who, {**beat, **said, "pid": os.getpid()})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from flowdist import Plan, Run, local
+from flowdist import Plan, Run, local, slurm
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,10 @@ class Kind:
     name: str
     plan: Callable[..., Plan]
     job_processes: Callable[[Run], list[psutil.Process]]
+    # How often processes are killed at random; fewer where a round takes longer.
+    rounds: int = 30
+    # Whether it needs the SLURM cluster.
+    cluster: bool = False
 
     def workers(self, run: Run) -> list[psutil.Process]:
         """The worker processes of all jobs that run now."""
@@ -47,4 +51,24 @@ def local_jobs(run: Run) -> list[psutil.Process]:
         return []
 
 
-KINDS = [Kind("local", local_plan, local_jobs)]
+def slurm_plan(**options: Any) -> Plan:
+    """Two jobs, unless `options` say how many."""
+    counted = {"target_jobs", "chunks_per_job"} & set(options)
+    jobs = {} if counted else {"target_jobs": 2}
+    return slurm(**{"workers": 2, "memory": "600MB", "time": "10min", **jobs, **options})
+
+
+def slurm_jobs(run: Run) -> list[psutil.Process]:
+    """The processes of the run's tasks: all nodes of the cluster are this machine."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "flowdist.backends.slurm.task" in words and str(run.directory) in words:
+            found.append(process)
+    return found
+
+
+KINDS = [
+    Kind("local", local_plan, local_jobs),
+    Kind("slurm", slurm_plan, slurm_jobs, rounds=12, cluster=True),
+]

@@ -21,7 +21,6 @@ from flowdist import Flow, flow, param_grid, retry
 from flowdist.run import Run
 
 ROWS = 2000
-ROUNDS = 30
 # Every wait in this file ends, whatever is broken.
 PATIENCE = 60.0
 
@@ -103,7 +102,12 @@ def finish(run: Run) -> Run:
     raise AssertionError(f"not done after {PATIENCE} s: {run.status()}")
 
 
-@pytest.mark.parametrize("seed", range(ROUNDS))
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [(kind, seed) for kind in KINDS for seed in range(kind.rounds)],
+    indirect=["kind"],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
 def test_after_kills_and_resume_the_table_is_that_of_an_undisturbed_run(
     kind: Kind, seed: int, tmp_path: Path, undisturbed: pa.Table
 ) -> None:
@@ -122,7 +126,8 @@ def test_after_kills_and_resume_the_table_is_that_of_an_undisturbed_run(
                 submitter,
                 choose,
             )
-            if run.status().state == "lost":
+            status = run.status()
+            if status.ended and status.state != "done":
                 run.resume()
         table = finish(run).collect("arrow")
     finally:
@@ -154,7 +159,8 @@ def test_workers_end_with_the_job_process(kind: Kind, tmp_path: Path) -> None:
     _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
     assert workers
     assert alive == []
-    assert run.wait(PATIENCE).status().state == "lost"
+    # A scheduler knows that it was killed; without one it is gone without a word.
+    assert run.wait(PATIENCE).status().state in ("lost", "failed")
 
 
 def test_sigterm_commits_what_is_done_and_leaves_the_run_to_be_resumed(

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from flowdist import Flow, Plan, Run, flow, local, param_grid, retry
+from flowdist import Flow, Plan, Run, flow, local, param_grid, retry, runs
 from flowdist.backends.slurm.arrays import places
 from flowdist.parts import part_table, read_part
 from flowdist.status import Status
@@ -26,6 +26,16 @@ PATIENCE = 100.0
 SMALL: dict[str, Any] = {"memory": "300MB", "time": "5min"}
 
 TASK = "flowdist.backends.slurm.task"
+
+
+@pytest.fixture(autouse=True)
+def _no_job_is_left(tmp_path: Path) -> Iterator[None]:
+    """What a test has submitted is gone when it ends, also where it fails. (For modules that import
+    it.)
+    """
+    yield
+    for run in runs(root=tmp_path):
+        subprocess.run(["scancel", f"--name={run.id}"], timeout=60, check=False)
 
 
 # Flows --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SCRIPT, Lab, command
+from lab_fixture import SCRIPT, Lab, command
 
 pytestmark = pytest.mark.slow
 

@@ -110,7 +110,7 @@ def test_a_job_that_was_never_submitted_is_lost() -> None:
 def test_a_launch_that_ended_says_of_what_and_where(
     states: dict[int, JobState], records: dict[int, Record], expected: tuple[str, str]
 ) -> None:
-    assert ending(states, records) == expected
+    assert ending(states, {}, records) == expected
 
 
 def test_there_is_advice_for_every_way_to_end_badly() -> None:

@@ -196,9 +196,19 @@ class SlurmBackend:
             else:
                 watch.answered = True
                 live = {place for place, r in found.items() if not job_state(r).ended}
-                found |= {(r.array, r.task): r for r in told if (r.array, r.task) not in live}
+                known = {(r.array, r.task): r for r in told}
+                found = {p: r if p in known else self._awaited(r) for p, r in found.items()}
+                found |= {place: r for place, r in known.items() if place not in live}
         if watch.answered:
             watch.records = found
+
+    def _awaited(self, record: Record) -> Record:
+        """A record of the queue that accounting does not have yet. What failed may have run out of
+        memory: only accounting can tell.
+        """
+        age = self._clock.time() - (record.ended or 0.0)
+        behind = job_state(record) is JobState.FAILED and age < KNOWN_SECONDS
+        return replace(record, state="COMPLETING") if behind else record
 
     def _gone(self, handle: Handle, found: Mapping[tuple[int, int | None], Record]) -> bool:
         """Whether a job has ended badly, or is none of those in the queue, and has not said so
@@ -253,7 +263,7 @@ class SlurmBackend:
             for job, place in places(handle).items()
             if place in self._watch.records
         }
-        return outcomes.ending(states, records)
+        return outcomes.ending(states, handle.beats, records)
 
     def remarks(self, handle: Handle, states: Mapping[int, JobState]) -> list[Remark]:
         handle, _ = self._found(handle)

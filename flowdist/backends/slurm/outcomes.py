@@ -79,25 +79,34 @@ def state_of(
 # What became of a launch --------------------------------------------------------------------------
 
 
-def ending(states: Mapping[int, JobState], records: Mapping[int, Record]) -> tuple[Ending, str]:
+def ending(
+    states: Mapping[int, JobState], beats: Mapping[int, Beat], records: Mapping[int, Record]
+) -> tuple[Ending, str]:
     """What became of a launch that has ended with work left: the gravest thing, and a sentence.
 
     >>> states = {0: JobState.DONE, 1: JobState.OUT_OF_MEMORY, 2: JobState.OUT_OF_MEMORY}
-    >>> ending(states, {1: Record(7, 1, "OUT_OF_MEMORY", nodes="n2")})
+    >>> ending(states, {}, {1: Record(7, 1, "OUT_OF_MEMORY", nodes="n2")})
     ('failed', '2 jobs ran out of memory (job 1 on n2, job 2)')
     """
     by_state: dict[JobState, list[int]] = defaultdict(list)
-    for job, state in sorted(states.items()):
-        if state is not JobState.DONE:
-            by_state[state].append(job)
+    bad = [job for job, state in sorted(states.items()) if state is not JobState.DONE]
+    # A reduce that found rows missing says nothing of why they are.
+    causes = [job for job in bad if beats.get(job, {}).get("ending") != "rows"]
+    for job in causes or bad:
+        by_state[states[job]].append(job)
     order = [*_GRAVE, JobState.TIMEOUT, JobState.PREEMPTED, JobState.CANCELLED]
     found = [state for state in order if state in by_state]
     grave: Ending = next((_GRAVE[state] for state in found if state in _GRAVE), "stopped")
-    said = [_sentence(state, by_state[state], records) for state in found]
+    said = [_sentence(state, by_state[state], beats, records) for state in found]
     return grave, "; ".join(said)
 
 
-def _sentence(state: JobState, jobs: Sequence[int], records: Mapping[int, Record]) -> str:
+def _sentence(
+    state: JobState,
+    jobs: Sequence[int],
+    beats: Mapping[int, Beat],
+    records: Mapping[int, Record],
+) -> str:
     one = len(jobs) == 1
     text = _SAID.get(state, "failed")
     if state is JobState.CANCELLED:
@@ -109,7 +118,7 @@ def _sentence(state: JobState, jobs: Sequence[int], records: Mapping[int, Record
             text = "was dropped, as a job that it follows had not succeeded"
         elif dropped:
             text = "were dropped, as jobs that they follow had not succeeded"
-    shown = ", ".join(_place(job, records.get(job), state) for job in jobs[:3])
+    shown = ", ".join(_place(job, records.get(job), beats.get(job), state) for job in jobs[:3])
     more = f" and {len(jobs) - 3:,} more" if len(jobs) > 3 else ""
     return f"{len(jobs):,} job{'' if one else 's'} {text} ({shown}{more})"
 
@@ -123,15 +132,15 @@ _SAID = {
 }
 
 
-def _place(job: int, record: Record | None, state: JobState) -> str:
+def _place(job: int, record: Record | None, beat: Beat | None, state: JobState) -> str:
     said = f"job {job}"
-    if record is None:
-        return said
-    if record.nodes:
+    if record is not None and record.nodes:
         said += f" on {record.nodes}"
-    if state is JobState.FAILED:
+    if record is not None and state is JobState.FAILED:
         how = f"signal {record.signal}" if record.signal else f"exit code {record.exit_code}"
-        said += f" with {how}"
+        return f"{said} with {how}"
+    if beat is not None and beat["state"] == "stopped" and beat["reason"]:
+        said += f": {beat['reason']}"
     return said
 
 
