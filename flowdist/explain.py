@@ -43,6 +43,8 @@ __all__ = [
 SILENCE_SECONDS = 30.0
 # A row is called slow when it runs this many times longer than rows did so far, and for a while.
 SLOW_FACTOR, SLOW_SECONDS = 10.0, 10.0
+# What systems say where a disk, or a user's share of it, is full.
+_NO_ROOM = ("No space left on device", "Disk quota exceeded")
 # What a person reads of a list of rows or of errors.
 MOST = 5
 LOG_LINES = 5
@@ -461,6 +463,8 @@ def _advice(view: _View, facts: Sequence[Fact]) -> Iterator[Advice]:
             "take the table", command(run, "collect", *(["--errors"] if status.failed else []))
         )
     elif status.ended:
+        if any(words in status.reason for words in _NO_ROOM):
+            yield Advice(f"make room in {run.directory.parent}, where the run is")
         if status.state != "stopped":
             yield Advice("read the log", command(run, "logs"))
         yield Advice("start what is missing", command(run, "resume"))

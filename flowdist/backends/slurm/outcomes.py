@@ -162,7 +162,6 @@ _ADVICE = {
     "left",
     JobState.PREEMPTED: "start what is missing with resume; requeue=True lets SLURM do so",
     JobState.NODE_FAIL: "start what is missing with resume; requeue=True lets SLURM do so",
-    JobState.FAILED: "look at the log of such a job",
     JobState.LOST: "start what is missing with resume",
     JobState.CANCELLED: "start what is missing with resume",
 }
