@@ -9,6 +9,7 @@ the status of a large run, with SLURM's commands played by others.
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import os
 import random
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,27 @@ SHOWN = {
 # They start a process for each task, which takes minutes for a thousand.
 ONE_BY_ONE = "submitit", "submitit-direct", "executorlib"
 FEW = 64
+# Of the order of the skewed tasks.
+SEED = 14
 
 
-def skewed(tasks: int = 400, least: float = 0.05, most: float = 5.0) -> list[float]:
+def skewed(tasks: int = 400, least: float = 0.055, most: float = 5.5) -> list[float]:
     """How long each task takes, seconds: the logarithms are spread evenly, the order is random but
     always the same.
+
+    Of random orders it is an ordinary one: started in it, tasks end in the median of what they do.
     """
     numbers = [least * (most / least) ** (i / (tasks - 1)) for i in range(tasks)]
-    random.Random(1).shuffle(numbers)
+    random.Random(SEED).shuffle(numbers)
     return numbers
+
+
+def makespan(seconds: Iterable[float]) -> float:
+    """When tasks end that are started in this order, each as soon as a core is free, seconds."""
+    ends = [0.0] * WORKERS
+    for one in seconds:
+        heapq.heapreplace(ends, ends[0] + one)
+    return max(ends)
 
 
 @dataclass(frozen=True)
@@ -81,16 +94,6 @@ class Case:
         """No schedule ends before this, seconds."""
         return max(sum(self.seconds) / WORKERS, max(self.seconds))
 
-    @property
-    def longest_first(self) -> float:
-        """When tasks end that are started longest first, seconds: what a planner who knew all
-        durations would do.
-        """
-        ends = [0.0] * WORKERS
-        for seconds in sorted(self.seconds, reverse=True):
-            ends[ends.index(min(ends))] += seconds
-        return max(ends)
-
 
 EVERYBODY = tuple(SHOWN)
 CASES = (
@@ -102,7 +105,7 @@ CASES = (
         [0.5] * 160,
         ("hand", "static", "queue", "dask", "submitit"),
     ),
-    Case("skewed", "400 tasks of 0.05 to 5 s", skewed(), ("hand", "static", "queue", "dask")),
+    Case("skewed", "400 tasks of 0.055 to 5.5 s", skewed(), ("hand", "static", "queue", "dask")),
 )
 
 
@@ -202,7 +205,9 @@ def table_of(case: Case, found: Sequence[Found]) -> Table:
         )
     if working:
         table.caption = (
-            f"ideal {case.ideal:.2f} s on {WORKERS} cores, longest first {case.longest_first:.2f} s"
+            f"{WORKERS} cores: ideal {case.ideal:.2f} s; longest first "
+            f"{makespan(sorted(case.seconds, reverse=True)):.2f} s; in this order, each as soon "
+            f"as a core is free, {makespan(case.seconds):.2f} s"
         )
         table.caption_justify = "left"
     return table
@@ -225,7 +230,7 @@ def verdicts(results: dict[str, list[Found]]) -> list[Verdict]:
     for f in results.get("skewed", []):
         if f.contender == "queue":
             over = f.median / ideal - 1
-            what = f"400 tasks of 0.05 to 5 s, {SHOWN['queue']}"
+            what = f"400 tasks of 0.055 to 5.5 s, {SHOWN['queue']}"
             budget = f"at most {MOST_OVER_IDEAL:.0%} over ideal"
             judged.append(Verdict(what, budget, f"{over:.1%} over", over <= MOST_OVER_IDEAL))
     return judged

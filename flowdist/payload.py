@@ -21,7 +21,6 @@ import threading
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -175,29 +174,37 @@ def is_project_module(module: ModuleType | None) -> bool:
 
 @functools.cache  # hundreds of modules are asked about at each submit
 def _is_project_file(name: str, path: str) -> bool:
-    resolved = Path(path).resolve()
+    resolved = os.path.realpath(path) if os.path.islink(path) else _resolved(path)
     if not _importable(name, resolved):
         return True
     # Other installations may be on the path too: clusters offer packages by PYTHONPATH.
-    if not {"site-packages", "dist-packages"}.isdisjoint(resolved.parts):
+    if not {"site-packages", "dist-packages"}.isdisjoint(resolved.split(os.sep)):
         return False
-    return not any(resolved.is_relative_to(place) for place in _installed_places())
+    return not resolved.startswith(_installed_places())
 
 
-def _importable(name: str, path: Path) -> bool:
+def _resolved(path: str) -> str:
+    """The path without links on the way to the file, which is none itself."""
+    directory, file = os.path.split(path)
+    return os.path.join(_real_directory(directory), file)
+
+
+_real_directory = functools.cache(os.path.realpath)
+
+
+def _importable(name: str, path: str) -> bool:
     """Whether another process would find the module by its name, wherever it lies."""
-    parts = path.with_suffix("").parts
-    parts = parts[:-1] if parts[-1] == "__init__" else parts
-    if parts[-name.count(".") - 1 :] == tuple(name.split(".")):
+    parts = os.path.splitext(path)[0].removesuffix(f"{os.sep}__init__").split(os.sep)
+    if parts[-name.count(".") - 1 :] == name.split("."):
         return True
     # It was loaded by its path, under a name of somebody's choice, or it is a compiled part.
     return PathFinder.find_spec(name.partition(".")[0]) is not None
 
 
 @functools.cache
-def _installed_places() -> list[Path]:
+def _installed_places() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     places = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     with contextlib.suppress(AttributeError):
         places += [*site.getsitepackages(), site.getusersitepackages()]
-    return [Path(place).resolve() for place in dict.fromkeys(places)]
+    return tuple(os.path.join(os.path.realpath(place), "") for place in dict.fromkeys(places))

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "attach", "plan_flow", "runs", "submit"]
 
 # Polling starts fast, for runs that are over at once, and slows down for those that take a night.
-FIRST_POLL, LONGEST_POLL, POLL_GROWTH = 0.02, 2.0, 1.15
+FIRST_POLL, LONGEST_POLL, POLL_GROWTH = 0.02, 2.0, 1.05
 # A process that was asked to end commits what it has within this time.
 CANCEL_SECONDS = 60.0
 

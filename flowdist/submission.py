@@ -140,7 +140,7 @@ def submit_flow(flow: Flow, name: str | None = None) -> RunFiles:
         PreflightError: a check found an error; nothing was written and nothing was started.
         BackendError: the backend refused; the run is on disk and can be resumed.
     """
-    prepared = prepare(flow)
+    prepared = prepare(flow, brief=True)
     if prepared.errors:
         said = (f"{c.what}\n  -> {c.remedy}" if c.remedy else c.what for c in prepared.errors)
         raise PreflightError("\n".join(said), prepared.checks)

@@ -110,8 +110,10 @@ class Backend(Protocol):
     refuses.
     """
 
-    def check(self, plan: Plan, summary: PlanSummary) -> list[Check]:
-        """Preflight: what would keep this plan from running here."""
+    def check(self, plan: Plan, summary: PlanSummary, *, brief: bool = False) -> list[Check]:
+        """Preflight: what would keep this plan from running here, or surprise its user; `brief`
+        leaves out what takes long and keeps nothing from running.
+        """
 
     def launch(self, handle: Handle) -> Handle:
         """Start the jobs; returns at once. The intent is on disk already."""

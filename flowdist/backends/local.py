@@ -38,7 +38,7 @@ class LocalBackend:
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
 
-    def check(self, plan: Plan, summary: PlanSummary) -> list[Check]:
+    def check(self, plan: Plan, summary: PlanSummary, *, brief: bool = False) -> list[Check]:
         """Nothing beyond the common checks: the machine is this one."""
         return []
 

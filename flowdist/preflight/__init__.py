@@ -84,9 +84,12 @@ def prepare(
     *,
     try_row: int | None = None,
     probe: bool = False,
+    brief: bool = False,
     machine: Machine | None = None,
 ) -> Prepared:
-    """`preflight`, with what a submission can go on with instead of computing it again."""
+    """`preflight`, with what a submission can go on with instead of computing it again. `brief`
+    leaves out what takes long and keeps nothing from running.
+    """
     machine = machine or Machine()
     checks = [*_grid(flow), *_stages(flow)]
     tried = run_row(flow, try_row) if try_row is not None and len(flow.grid) else None
@@ -96,7 +99,7 @@ def prepare(
     summary, found = _plan(flow, row_memory, machine)
     checks += found
     if summary is not None and summary.rows:
-        checks += ask_backend(flow, summary, probe=probe)
+        checks += ask_backend(flow, summary, probe=probe, brief=brief)
     payload, found = pickle_flow(flow)
     checks += found
     if summary is not None:

@@ -6,18 +6,16 @@ holds for all of them is said once.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flowdist.errors import FlowdistError
 from flowdist.preflight.check import Check, quoted
-from flowdist.resources import Resources
 
 if TYPE_CHECKING:
     from flowdist.backends.base import Backend
-    from flowdist.flow import Flow, Stage
+    from flowdist.flow import Flow
     from flowdist.plan import Plan, PlanSummary
 
 __all__ = ["Probes", "ask_backend", "requests"]
@@ -34,46 +32,45 @@ class Probes(Protocol):
         """
 
 
-def requests(flow: Flow, plan: Plan) -> list[tuple[str, Plan]]:
+def requests(flow: Flow) -> list[tuple[str, Plan]]:
     """The different requests that the jobs of a flow make: for which stages, and the plan of each.
 
     >>> from flowdist import flow, local, param_grid
     >>> f = flow(param_grid(x=[1])).stage("a", lambda x: x).stage("b", lambda a: a)
-    >>> requests(f, local(workers=1))
+    >>> requests(f.distribute(local(workers=1)))
     [("'a', 'b'", local(workers=1))]
     """
+    from flowdist.submission import phase_plans
+
     found: list[tuple[Plan, list[str]]] = []
-    for stage in flow.stages:
-        own = _of_stage(flow, plan, stage)
-        names = next((names for known, names in found if known == own), None)
-        if names is None:
-            names = []
-            found.append((own, names))
-        names.append(stage.name)
+    for names, plan in phase_plans(flow):
+        same = next((known for own, known in found if own == plan), None)
+        if same is None:
+            found.append((plan, list(names)))
+        else:
+            same += names
     return [(quoted(names), own) for own, names in found]
 
 
-def _of_stage(flow: Flow, plan: Plan, stage: Stage) -> Plan:
-    if not plan.phased or flow.distribution is None:
-        return plan
-    needs = [r for r in (flow.resources, flow.stage_resources.get(stage.name)) if r is not None]
-    row = functools.reduce(Resources.merge, needs) if needs else None
-    return flow.distribution.for_stage(stage.name, row)
-
-
-def ask_backend(flow: Flow, summary: PlanSummary, *, probe: bool) -> list[Check]:
+def ask_backend(
+    flow: Flow, summary: PlanSummary, *, probe: bool = False, brief: bool = False
+) -> list[Check]:
     """The findings of the backend; with `probe` also those of a tiny job, unless others say that
-    none would run.
+    none would run. Where that is `brief`, the backend need only say what would keep jobs from
+    running.
     """
     from flowdist.backends.base import backend_named
 
-    asked = requests(flow, summary.plan)
+    asked = requests(flow)
     try:
         backend = backend_named(summary.plan.kind)
     except FlowdistError as error:
         return [Check("backend", "error", str(error))]
     try:
-        found = [(names, backend.check(own, replace(summary, plan=own))) for names, own in asked]
+        found = [
+            (names, backend.check(own, replace(summary, plan=own), brief=brief))
+            for names, own in asked
+        ]
         checks = list(_united(found))
         if probe and not any(check.severity == "error" for check in checks):
             checks += _probed(backend, [own for _, own in asked])

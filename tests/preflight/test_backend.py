@@ -32,7 +32,7 @@ class Site:
         self.probed: list[Plan] = []
         self.closed = 0
 
-    def check(self, plan: Plan, summary: PlanSummary) -> list[Check]:
+    def check(self, plan: Plan, summary: PlanSummary, *, brief: bool = False) -> list[Check]:
         return self.find(plan)
 
     def probe(self, plans: Sequence[Plan]) -> list[Check]:
@@ -67,7 +67,7 @@ def partition_of(plan: Plan) -> list[Check]:
 def test_stages_with_needs_of_their_own_make_requests_of_their_own() -> None:
     f = two_stages()
 
-    found = requests(f, slurm(partition="batch"))
+    found = requests(f)
 
     assert [(names, plan.partition) for names, plan in found] == [  # type: ignore[attr-defined]
         ("'fit'", "batch"),
@@ -79,7 +79,7 @@ def test_stages_that_need_the_same_make_one_request() -> None:
     f = flow(param_grid(x=[1])).stage("a", lambda x: x).stage("b", lambda a: a)
     f = f.stage("c", lambda b: b, resources=Resources(memory="8GB"))
 
-    found = requests(f.distribute(slurm(workers=1)), slurm(workers=1))
+    found = requests(f.distribute(slurm(workers=1)))
 
     assert [names for names, _ in found] == ["'a', 'b'", "'c'"]
 

@@ -44,7 +44,7 @@ class Cluster:
     def partitions(self) -> list[Partition]:
         return list(self.there)
 
-    def limits(self, account: str | None, qos: str | None) -> Limits:
+    def limits(self, account: str | None, qos: str | None, *, accounting: bool = True) -> Limits:
         return self.limits_
 
     def test_only(self, script: str) -> str:
@@ -129,7 +129,9 @@ def test_a_slurm_that_does_not_answer_is_a_finding() -> None:
 
 def test_limits_that_are_not_known_do_not_keep_a_run_from_starting() -> None:
     class Closed(Cluster):
-        def limits(self, account: str | None, qos: str | None) -> Limits:
+        def limits(
+            self, account: str | None, qos: str | None, *, accounting: bool = True
+        ) -> Limits:
             raise BackendError("scontrol failed: no permission")
 
     checks = checked(slurm(time="1h"), Closed())

@@ -79,10 +79,10 @@ class SlurmBackend:
 
     # -- starting ------------------------------------------------------------------------------
 
-    def check(self, plan: Plan, summary: PlanSummary) -> list[Check]:
+    def check(self, plan: Plan, summary: PlanSummary, *, brief: bool = False) -> list[Check]:
         from flowdist.backends.slurm.checks import check
 
-        return check(cast(Slurm, plan), summary, self._client)
+        return check(cast(Slurm, plan), summary, self._client, brief=brief)
 
     def launch(self, handle: Handle) -> Handle:
         files = handle.files
@@ -141,7 +141,8 @@ class SlurmBackend:
             return dict.fromkeys(handle.jobs, unknown)
         where = places(handle)
         # The keeper is none of the run's jobs, and a launch has not ended before it has.
-        jobs = [*handle.jobs, *(job for job in where if job >= job_count(handle.files.manifest()))]
+        own = job_count(handle.files.manifest())
+        jobs = [*handle.jobs, *(job for job in where if job >= own)]
         said = {job: outcomes.from_beat(handle.beats.get(job)) for job in jobs}
         if not all(state is not None and state.ended for state in said.values()):
             self._ask(handle)

@@ -38,18 +38,26 @@ class Cluster(Protocol):
     """What is asked of SLURM; `SlurmClient` answers."""
 
     def partitions(self) -> list[Partition]: ...
-    def limits(self, account: str | None, qos: str | None) -> Limits: ...
+    def limits(
+        self, account: str | None, qos: str | None, *, accounting: bool = True
+    ) -> Limits: ...
     def test_only(self, script: str) -> str: ...
     def choices(self) -> tuple[list[str], list[str]]: ...
     def hosts(self) -> set[str]: ...
 
 
 def check(
-    plan: Slurm, summary: PlanSummary, client: Cluster, places: Places | None = None
+    plan: Slurm,
+    summary: PlanSummary,
+    client: Cluster,
+    places: Places | None = None,
+    *,
+    brief: bool = False,
 ) -> list[Check]:
     """What would keep the jobs of `plan` from running on this cluster, or surprise its user.
 
-    Starts nothing and raises nothing that SLURM says.
+    Starts nothing and raises nothing that SLURM says. Where that is `brief`, accounting is not
+    asked for limits: jobs above them only wait, and the answer takes most of the time.
     """
     places = places or Places()
     if places.which("sbatch") is None:
@@ -71,7 +79,8 @@ def check(
         checks = [one for one in checks if one.name not in ("root", "python")]
     checks += _request(plan, partitions)
     try:
-        checks += limit_findings(summary.jobs, client.limits(plan.account, plan.qos))
+        limits = client.limits(plan.account, plan.qos, accounting=not brief)
+        checks += limit_findings(summary.jobs, limits)
     except BackendError as error:
         said = f"the limits on your jobs are not known: {error}"
         checks.append(Check("limits", "info", said))

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psutil
 
-from flowdist.backends.slurm.client import SlurmClient
 from flowdist.clock import Clock, SystemClock
 from flowdist.errors import BackendError
 from flowdist.phases import phase_of
@@ -78,6 +77,8 @@ def claim_array(
 
 def requeue(environ: Mapping[str, str]) -> None:
     """Ask SLURM to start this task again; it is ended meanwhile."""
+    from flowdist.backends.slurm.client import SlurmClient
+
     task = environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in environ:
         task = f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
