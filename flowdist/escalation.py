@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 
 from flowdist.backends.base import Handle, JobState
 from flowdist.flow import Program
@@ -128,6 +129,8 @@ def _decide(
         )
         decision = None if stage.retry is None else stage.retry(failure)
         for resource, factor in decision.scale.items() if decision is not None else ():
+            if resource not in asked:
+                continue  # of what the plan does not ask for there is no more
             largest[resource] = max(factor, largest.get(resource, 1.0))
     return largest
 
@@ -137,7 +140,8 @@ def _rows_that_want_more(files: RunFiles, rows: int, attempt: int) -> dict[int, 
     states = row_states(files, rows)
     found: dict[int, str] = {}
     for of_attempt, part in load_parts(files, ROWS, ("_row", "_error")):
-        if of_attempt != attempt or part.column("_error").null_count == part.num_rows:
+        part = part.filter(pc.is_valid(part.column("_error")))
+        if of_attempt != attempt or not part.num_rows:
             continue
         numbers, errors = part.column("_row").to_pylist(), part.column("_error").to_pylist()
         for row, text in zip(numbers, errors, strict=True):

@@ -16,14 +16,19 @@ ROWS = "rows"
 """The table of all stages of rows; where they are several phases, `ROWS.1`, `ROWS.2` hold them."""
 
 
+def is_reduce(phase: Phase) -> bool:
+    """Whether a phase is a reduce: one job over the groups of all rows."""
+    return "by" in phase
+
+
 def row_phases(manifest: Mapping[str, Any]) -> list[Phase]:
     """The phases of rows, in order; at least one."""
-    return [phase for phase in manifest["phases"] if "by" not in phase]
+    return [phase for phase in manifest["phases"] if not is_reduce(phase)]
 
 
 def reduce_phases(manifest: Mapping[str, Any]) -> list[Phase]:
     """The phases of reduces, in order."""
-    return [phase for phase in manifest["phases"] if "by" in phase]
+    return [phase for phase in manifest["phases"] if is_reduce(phase)]
 
 
 def tables_of(manifest: Mapping[str, Any], table: str) -> list[str]:

@@ -241,7 +241,9 @@ class _Escalate(Policy):
     times: int
 
     def __call__(self, failure: Failure) -> Again | None:
-        if failure.attempt > self.times or not self._meant(failure):
+        # In a worker, which does not know what its job had, attempts are those of the row.
+        grown = failure.attempt - 1 if failure.asked else 0
+        if grown >= self.times or not self._meant(failure):
             return None
         had = failure.asked.get(self.resource)
         factor = self.factor

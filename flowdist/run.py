@@ -131,13 +131,16 @@ class Run:
 
     def status(self) -> Status:
         """How the run is now."""
-        handle = self._handle()
-        known = self._states[1] if self._states[0] == handle.attempt else {}
-        status, states = read_status(
-            self.manifest, handle, self.backend, now=self._clock.time(), known=known
-        )
-        self._states = (handle.attempt, states)
-        return status
+        while True:
+            handle = self._handle()
+            known = self._states[1] if self._states[0] == handle.attempt else {}
+            status, states = read_status(
+                self.manifest, handle, self.backend, now=self._clock.time(), known=known
+            )
+            self._states = (handle.attempt, states)
+            # While that was looked at, another launch may have been started.
+            if not status.ended or max(self.files.attempts(), default=0) <= handle.attempt:
+                return status
 
     def wait(self, timeout: float | None = None) -> Self:
         """Block until nothing of the run is running any more, and return the run.
@@ -202,7 +205,8 @@ class Run:
     def last_log(self) -> Path | None:
         """The log of the first job that has ended badly, where there is one."""
         bad = (JobState.FAILED, JobState.OUT_OF_MEMORY, JobState.LOST, JobState.TIMEOUT)
-        jobs = [job for job, state in sorted(self._states[1].items()) if state in bad]
+        known = sorted(self._states[1].items())
+        jobs = [job for job, state in known if state in bad and job < self._jobs()]
         handle = self._handle()
         paths = self.backend.logs(handle, jobs[0] if jobs else None)
         return next((path for path in paths if path.is_file()), None)
@@ -357,6 +361,10 @@ class Run:
         if self.status().ended:
             return self
         self.backend.cancel(handle)
+        # What looks after a launch may have begun the next one meanwhile.
+        while (later := self._handle()).attempt > handle.attempt:
+            handle = later
+            self.backend.cancel(handle)
         try:
             return self.wait(CANCEL_SECONDS)
         except WaitTimeout:
@@ -439,7 +447,9 @@ class Run:
 
     def _wait_for_end(self) -> None:
         """`wait`, without counting the rows of a run that has ended: whoever calls reads them."""
-        if not all(state.ended for state in self.backend.poll(self._handle()).values()):
+        handle = self._handle()
+        ended = all(state.ended for state in self.backend.poll(handle).values())
+        if not ended or max(self.files.attempts(), default=0) > handle.attempt:
             self.wait()
 
     def _check(self, as_: str, errors: str) -> None:

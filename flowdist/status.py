@@ -116,7 +116,7 @@ def read_status(
         "id": manifest["id"],
         "name": manifest["name"],
         "rows": rows,
-        "jobs": dict(Counter(s.value for s in states.values())),
+        "jobs": dict(Counter(states[job].value for job in handle.jobs if job in states)),
         "attempt": handle.attempt,
         "created": float(manifest["created"]),
     }

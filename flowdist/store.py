@@ -26,7 +26,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -234,12 +234,14 @@ class RunFiles:
                 found.append(name)
         return found
 
-    def unseen_parts(self, attempt: int, now: float) -> list[str]:
+    def unseen_parts(
+        self, attempt: int, now: float, jobs: Container[int] | None = None
+    ) -> list[str]:
         """Parts that jobs on other machines say they wrote lately, and that are not seen here."""
         since = now - LATE_SECONDS
         said = [
             (who, int(beat.get("parts", 0)))
-            for who, beat in self.beats(attempt)
+            for who, beat in self.beats(attempt, jobs)
             if beat["host"] != host() and float(beat["time"]) > since
         ]
         if not any(count for _, count in said):
@@ -248,12 +250,16 @@ class RunFiles:
         named = (self.part(who, seq) for who, count in said for seq in range(count))
         return [name for name in named if name not in seen]
 
-    def beats(self, attempt: int | None = None) -> Iterator[tuple[JobAttempt, dict[str, Any]]]:
+    def beats(
+        self, attempt: int | None = None, jobs: Container[int] | None = None
+    ) -> Iterator[tuple[JobAttempt, dict[str, Any]]]:
         """Heartbeats, those that are being replaced this instant left out."""
         # A network filesystem may leave files of its own in a directory.
         for name in (n for n in self.store.list("beats") if not n.startswith(".")):
             who = JobAttempt.of(name)
             if attempt is not None and who.attempt != attempt:
+                continue
+            if jobs is not None and who.job not in jobs:
                 continue
             beat = self.read_json(f"beats/{name}")
             if beat is not None:
@@ -299,15 +305,20 @@ class RunFiles:
         return True
 
 
-def await_parts(files: RunFiles, attempt: int, clock: Clock | None = None) -> list[str]:
-    """Wait, at most `LATE_SECONDS`, until everything that jobs have written can be seen here;
-    returns what cannot.
+def await_parts(
+    files: RunFiles,
+    attempt: int,
+    clock: Clock | None = None,
+    jobs: Container[int] | None = None,
+) -> list[str]:
+    """Wait, at most `LATE_SECONDS`, until everything that `jobs` (default: all of a launch) have
+    written can be seen here; returns what cannot.
 
     Network filesystems keep what a directory looked like for up to a minute.
     """
     clock = clock or SystemClock()
     now, deadline, pause = clock.time(), clock.monotonic() + LATE_SECONDS, 0.1
-    while (unseen := files.unseen_parts(attempt, now)) and clock.monotonic() < deadline:
+    while (unseen := files.unseen_parts(attempt, now, jobs)) and clock.monotonic() < deadline:
         # Changing a directory's mode to what it is makes NFS forget what it remembers of it.
         folder = files.path("parts")
         with contextlib.suppress(OSError):

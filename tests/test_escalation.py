@@ -63,8 +63,24 @@ def test_a_process_that_is_killed_for_its_memory_has_crashed_too() -> None:
 
 
 def test_a_request_grows_only_so_often() -> None:
-    assert scale(retry_oom(times=2), failure(attempt=2)) is not None
-    assert scale(retry_oom(times=2), failure(attempt=3)) is None
+    assert scale(retry_oom(times=2), failure(attempt=2, memory=GIB)) is not None
+    assert scale(retry_oom(times=2), failure(attempt=3, memory=GIB)) is None
+
+
+def test_tries_at_a_row_in_the_same_job_do_not_count_as_growing() -> None:
+    policy = retry(3) | retry_oom(times=1)
+
+    assert scale(policy, failure("error", attempt=4, type_="MemoryError")) == {"memory": 2}
+
+
+def test_what_the_plan_does_not_ask_for_cannot_grow(tmp_path: Path) -> None:
+    handle = launched(tmp_path)
+    manifest = handle.files.manifest()
+    del manifest["phases"][0]["plan"]["resources"]["memory"]
+    handle.files.path(RunFiles.RUN).unlink()
+    handle.files.put_json(RunFiles.RUN, manifest)
+
+    assert not escalate(handle, program(retry_oom()), {0: OOM, 1: DONE}).asked
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,7 @@ class Job:
         pool: Workers,
         *,
         table: str = "rows",
+        before: Tally | None = None,
         limits: Limits | None = None,
         failures_elsewhere: Callable[[], int] | None = None,
         stopping: Callable[[], str] = lambda: "",
@@ -234,7 +235,7 @@ class Job:
         self._clock = clock or SystemClock()
         self._table = table
         self._parts = PartWriter(files, who, table, self._clock.monotonic())
-        self._tally = Tally()
+        self._tally = before or Tally()
         self._sizer = _Sizer()
         self._work = _Work()
         self._outstanding = 0

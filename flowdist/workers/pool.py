@@ -418,7 +418,7 @@ class Pool:
             blamed = Cause("crash", "WorkerDied", reason, name, 0, elapsed)
             kills = self._cgroup.out_of_memory_kills()
             if kills > self._memory_kills:
-                self._memory_kills = kills
+                self._memory_kills += 1  # one for each worker that died of it
                 message = "its process was killed, as the job was out of memory"
                 blamed = Cause("memory", "OutOfMemory", message, name, 0, elapsed)
         blamed = Cause(

@@ -27,14 +27,14 @@ import pyarrow as pa
 
 from flowdist.machine import cores_available
 from flowdist.parts import FAILED, MISSING, OK, SKIPPED
-from flowdist.phases import Phase, earlier, phase_of, reduce_phases, row_phases
-from flowdist.results import row_states
+from flowdist.phases import Phase, earlier, is_reduce, phase_of, reduce_phases, row_phases
+from flowdist.results import count_states, row_states
 from flowdist.settings import host
 from flowdist.store import JobAttempt, RunFiles, await_parts
 from flowdist.tables import in_layout_order, map_table
 from flowdist.workers.carry import index_carried
 from flowdist.workers.groups import prepare
-from flowdist.workers.job import Job, Limits, Outcome
+from flowdist.workers.job import Job, Limits, Outcome, Tally
 from flowdist.workers.pool import Pool
 from flowdist.workers.process import WorkerSetup
 from flowdist.workers.queue import DirectoryQueue
@@ -95,7 +95,9 @@ class Launch:
     began: float | None = None
     manifest: dict[str, Any] = field(init=False)
     intent: dict[str, Any] = field(init=False)
-    # Of the job that runs now: what it has, and when its time is over (unix seconds).
+    # Of the job that runs now: what its workers are, what it has, and when its time is over (unix
+    # seconds).
+    within: str = field(init=False, default="processes")
     resources: dict[str, float] = field(init=False, default_factory=dict)
     deadline: float | None = field(init=False, default=None)
 
@@ -165,6 +167,13 @@ class Launch:
         number = job - int(phase["first_job"]) + int(of["first_job"])
         return self.files.parts_of(number, self.attempt)
 
+    def jobs_before(self, phase: Phase, job: int) -> list[int] | None:
+        """The jobs whose parts a job reads; None: any."""
+        if is_reduce(phase) or self.plan["dispatch"] == "queue":
+            return None
+        number = job - int(phase["first_job"])
+        return [int(p["first_job"]) + number for p in earlier(self.manifest, phase)]
+
     def carried(self, phase: Phase, job: int, scratch: Path) -> None:
         """Prepare what earlier phases have returned for the workers of this one."""
         before = earlier(self.manifest, phase)
@@ -184,12 +193,13 @@ class Launch:
         """Workers for a phase, as many and of the kind that its plan says; the time of a job begins
         now.
         """
-        self.resources = self._resources(phase)
+        self.resources, self.within = self._resources(phase), str(phase["plan"]["within"])
         limit = self.resources.get("time")
         began = time.time() if self.began is None else self.began
         self.deadline = None if limit is None else began + limit
-        workers, within = worker_count(phase), phase["plan"]["within"]
-        processes, lanes = {"sequential": (1, 1), "threads": (1, workers)}.get(within, (workers, 1))
+        workers = worker_count(phase)
+        modes = {"sequential": (1, 1), "threads": (1, workers)}
+        processes, lanes = modes.get(self.within, (workers, 1))
         setup = WorkerSetup(
             directory=str(self.files.directory),
             table=phase["table"],
@@ -200,7 +210,7 @@ class Launch:
             setup,
             processes=processes,
             lanes=lanes,
-            fresh=within == "subprocess",
+            fresh=self.within == "subprocess",
             stages=phase["stages"],
             timeouts=phase["timeouts"],
         )
@@ -217,7 +227,7 @@ class Launch:
             max_failures=self.manifest["failure_limit"],
             deadline=self.deadline,
             spare=min(Limits.spare, self.resources.get("time", 0) / 10),
-            whole_chunks=self.plan["within"] == "subprocess",
+            whole_chunks=self.within == "subprocess",
         )
 
     def failures_but(self, who: JobAttempt) -> Callable[[], int]:
@@ -238,6 +248,7 @@ class Launch:
             source,
             pool,
             table=phase["table"],
+            before=self._before(who, phase),
             limits=self.limits,
             failures_elsewhere=self.failures_but(who),
             stopping=lambda: self.stop.reason,
@@ -245,6 +256,15 @@ class Launch:
         if outcome.stopped:
             raise Stopped(outcome.stopped, outcome.ending)
         return outcome
+
+    def _before(self, who: JobAttempt, phase: Phase) -> Tally:
+        """What earlier starts of the same job have done in this launch."""
+        if not self.again or is_reduce(phase):
+            return Tally()
+        rows = int(self.manifest["layout"]["rows"])
+        own = [n for n in self.files.parts_of(who.job, who.attempt) if f"{who}-" in n]
+        counts = count_states(row_states(self.files, rows, phase["table"], own))
+        return Tally(counts.ok, counts.failed, counts.skipped)
 
     def source(
         self, job: int, chunks: Chunks, table: pa.Table, phase: Phase, width: int = 1
@@ -315,9 +335,10 @@ def job_main(
             launch = Launch(files, attempt, stop, again, began)
             phase = phase_of(launch.manifest, job)
             # What other machines have written may be seen here a while later.
-            if phase["first_job"] and (late := await_parts(files, attempt)):
+            wanted = launch.jobs_before(phase, job)
+            if phase["first_job"] and (late := await_parts(files, attempt, jobs=wanted)):
                 logger.warning("not seen yet, and not waited for any longer: %s", ", ".join(late))
-            if "by" in phase:
+            if is_reduce(phase):
                 _run_reduce(launch, phase)
             else:
                 _run_job(launch, phase, [job])

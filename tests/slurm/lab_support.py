@@ -68,7 +68,9 @@ def submit(it: Flow, plan: Plan) -> Run:
 
 
 def same_tables(run: Run, it: Flow, root: Path) -> None:
-    """Assert that the run has ended with the tables of a run on this machine."""
+    """Assert that the run has ended with the tables that `it` gives on this machine; there its rows
+    need not take as long.
+    """
     expected = submit(it, local(root=root / "local", workers=1)).wait(PATIENCE)
     assert run.status().state == "done", run.explain()
     found, meant = (_without_seconds(r.collect(errors="keep")) for r in (run, expected))

@@ -89,6 +89,7 @@ def test_a_reduce_follows_the_rows_and_the_reduces_that_it_reads() -> None:
     [
         (20, [None, None, None], [(), (), ()]),  # more than there are
         (6, [2, 2, 2], [(), (), ()]),
+        (4, [2, 1, 1], [(), (), ()]),
         (2, [1, 1, 1], [(), (), (0,)]),
         (1, [1, 1, 1], [(), (0,), (1,)]),
     ],

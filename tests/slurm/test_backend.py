@@ -5,6 +5,7 @@ whose tasks really run.
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import subprocess
 import sys
@@ -159,16 +160,64 @@ def test_an_array_that_was_submitted_twice_runs_once(fake: FakeSlurm, tmp_path: 
 # Limits of the user's jobs -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("jobs", [5, 7, 8])
 def test_where_only_some_jobs_may_be_queued_the_others_follow_without_anybody(
-    fake: FakeSlurm, tmp_path: Path
+    fake: FakeSlurm, tmp_path: Path, jobs: int
 ) -> None:
     fake.set(limits={"AssocMaxSubmitJobLimit": 4})
 
-    run = squares(7, tmp_path, chunks_per_job=1).submit()
+    run = squares(jobs, tmp_path, chunks_per_job=1).submit()
 
-    assert collected(run) == [x * x for x in range(7)]
+    assert collected(run) == [x * x for x in range(jobs)]
     assert run.status().attempt > 1
-    assert "is due" not in "".join(run.logs())
+
+
+def two_phases(rows: int, root: Path, **plan: Any) -> Flow:
+    described: dict[str, Any] = {"time": "5min", "memory": "300MB", "root": root, **plan}
+    stages = flow(param_grid(x=range(rows)), retry=plan.pop("retry", None))
+    stages = stages.stage("a", lambda x: {"n": x}).stage("b", lambda a: a["n"] + 1)
+    described["stages"] = {"b": {"partition": "gpu"}}
+    return stages.distribute(slurm(chunks_per_job=1, **described))
+
+
+def test_phases_go_in_turns_together(fake: FakeSlurm, tmp_path: Path) -> None:
+    fake.set(limits={"AssocMaxSubmitJobLimit": 6})
+
+    run = two_phases(5, tmp_path).submit().wait(PATIENCE)
+
+    assert run.collect()["b.value"].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_a_reduce_for_which_there_is_no_room_follows(fake: FakeSlurm, tmp_path: Path) -> None:
+    fake.set(limits={"AssocMaxSubmitJobLimit": 4})
+    stages = squares(4, tmp_path, chunks_per_job=1).reduce("total", lambda sq: int(sq["y"].sum()))
+
+    run = stages.submit().wait(PATIENCE)
+
+    assert run.table("total")["value"].tolist() == [14]
+
+
+def test_a_keeper_for_which_there_is_no_room_takes_the_place_of_a_job(
+    fake: FakeSlurm, tmp_path: Path
+) -> None:
+    fake.set(limits={"AssocMaxSubmitJobLimit": 4})
+    stages = flow(param_grid(x=range(4)), retry=retry_oom()).stage("sq", square)
+    plan = slurm(memory="300MB", time="5min", root=tmp_path, chunks_per_job=1)
+
+    run = stages.reduce("total", lambda sq: len(sq)).distribute(plan).submit()
+
+    assert collected(run) == [0, 1, 4, 9]
+    assert run.table("total")["value"].tolist() == [4]
+
+
+def test_turns_that_get_nowhere_come_to_an_end(fake: FakeSlurm, tmp_path: Path) -> None:
+    fake.set(limits={"AssocMaxSubmitJobLimit": 4})
+    broken = ['[ -z "$SLURM_ARRAY_TASK_ID" ] || exit 1']
+
+    run = squares(7, tmp_path, chunks_per_job=1, setup=broken).submit().wait(PATIENCE)
+
+    assert run.status().state == "failed"
+    assert run.files.attempts() == [1]
 
 
 # State -------------------------------------------------------------------------------------------
@@ -263,6 +312,27 @@ def test_where_nothing_answers_nothing_is_said_to_have_ended(
     assert backend.poll(handle) == {0: JobState.UNKNOWN, 1: JobState.RUNNING}
 
 
+def test_jobs_that_accounting_cannot_know_are_not_lost_while_the_controller_is_away(
+    fake: FakeSlurm, tmp_path: Path
+) -> None:
+    backend, handle, _ = watched(fake, tmp_path / "run", 2, running=[0], pending=[1])
+    fake.fail("squeue", "Unable to contact slurm controller (connect failure)", times=9)
+
+    assert backend.poll(handle) == {0: JobState.RUNNING, 1: JobState.UNKNOWN}
+
+
+def test_a_job_that_has_left_the_queue_is_told_from_those_that_wait(
+    fake: FakeSlurm, tmp_path: Path
+) -> None:
+    tasks = {"failed": [0], "state": "OUT_OF_MEMORY", "pending": [1, 2]}
+    backend, handle, clock = watched(fake, tmp_path / "run", 3, **tasks)
+    handle.files.put_beat(JobAttempt(0, 1), beat())
+    fake.set(min_job_age=0.0)
+    clock.advance(1.0)
+
+    assert backend.poll(handle)[0] is JobState.OUT_OF_MEMORY
+
+
 def test_jobs_that_slurm_no_longer_knows_are_lost(fake: FakeSlurm, tmp_path: Path) -> None:
     backend, handle, _ = watched(fake, tmp_path / "run", 2, running=[0, 1])
     started: Any = handle.started
@@ -329,6 +399,36 @@ def test_a_job_whose_node_failed_is_started_again_and_goes_on(
 
     assert run.wait(PATIENCE).collect()["slow.value"].tolist() == list(range(60))
     assert run.status().attempt == 1
+
+
+def test_what_is_cancelled_while_it_is_being_submitted_does_not_run(
+    fake: FakeSlurm, tmp_path: Path
+) -> None:
+    fake.hold("Priority")
+    works = (fake.bin / "sbatch").read_text().partition("\n")[2].replace("exec ", "")
+    stop = "for run in " + f"{tmp_path}/squares-*; do mkdir -p $run/events; "
+    stop += 'echo \'{"reason": "cancelled"}\' > $run/events/stop-0001.jsonl; done'
+    replace(fake, "sbatch", f'{works}\ncase "$*" in *parsable*) {stop};; esac')
+
+    run = squares(2, tmp_path).submit("squares")
+
+    (number,) = fake.arrays()
+    fake.wait_for(number, "CANCELLED")
+    assert run.wait(PATIENCE).status().state == "stopped"
+
+
+def test_a_recovered_launch_has_its_keeper(fake: FakeSlurm, tmp_path: Path) -> None:
+    plan = slurm(target_jobs=2, memory="300MB", time="5min", root=tmp_path)
+    stages = flow(param_grid(x=range(4)), retry=retry_oom()).stage("sq", square)
+    run = stages.reduce("total", lambda sq: len(sq)).distribute(plan).submit().wait(PATIENCE)
+    record = run.files.path(run.files.launch(1))
+    before = json.loads(record.read_text())["arrays"]
+    record.unlink()
+    intent = run.files.path(run.files.intent(1))
+    intent.write_text(json.dumps({**json.loads(intent.read_text()), "pid": 0}))
+
+    assert flowdist.attach(run.directory).status().state == "done"
+    assert json.loads(record.read_text())["arrays"] == before
 
 
 def test_logs_are_those_of_the_task(fake: FakeSlurm, tmp_path: Path) -> None:

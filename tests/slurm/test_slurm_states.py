@@ -90,7 +90,7 @@ def test_a_task_whose_end_is_not_written_down_is_still_completing() -> None:
 
 
 def test_what_slurm_did_not_take_is_told_from_what_failed() -> None:
-    refused = only("329_[0-2]|FAILED|1:0|None assigned|None|None|1795223729|9G|")
+    refused = only("329_[0]|FAILED|1:0|None assigned|None|None|1795223729|9G|")
     failed = only("330_0|FAILED|1:0|n1|None|1795223729|1795223731|500M|")
 
     assert (refused.refused, failed.refused) == (True, False)
@@ -106,12 +106,23 @@ def test_a_job_that_is_no_array_has_no_task() -> None:
     )
 
 
-@pytest.mark.parametrize("tasks", ["[5-9%2]", "[5]", "[0-3,7,12-9999:3%50]", "[0-2,4,6,8,..."])
-def test_tasks_that_are_still_together_are_one_record(tasks: str) -> None:
-    record = only(f"123_{tasks}|PENDING|0:0|None assigned|None|Unknown|Unknown|500M|")
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        ("[5-9%2]", [5, 6, 7, 8, 9]),
+        ("[5]", [5]),
+        ("[0-3,7,12-18:3%50]", [0, 1, 2, 3, 7, 12, 15, 18]),
+        ("[0-2,4,6,8,...", [None]),  # cut short: whatever has no line of its own
+    ],
+)
+def test_tasks_that_are_still_together_have_a_record_each(
+    tasks: str, expected: list[int | None]
+) -> None:
+    records = parse_accounting(f"123_{tasks}|PENDING|0:0|None assigned|None|Unknown|Unknown|500M|")
 
-    assert (record.array, record.task, record.state) == (123, None, "PENDING")
-    assert (record.nodes, record.started, record.ended) == ("", None, None)
+    assert [(r.array, r.task, r.state) for r in records] == [
+        (123, task, "PENDING") for task in expected
+    ]
 
 
 def test_two_lines_of_tasks_together_say_which_tasks_they_mean() -> None:
@@ -160,7 +171,8 @@ def test_the_queue_has_tasks_and_the_rest_of_their_array() -> None:
 
     assert [(r.task, r.state, r.reason, r.nodes) for r in records] == [
         (6, "RUNNING", "", "n1"),
-        (None, "PENDING", "JobArrayTaskLimit", ""),
+        (9, "PENDING", "JobArrayTaskLimit", ""),
+        (11, "PENDING", "JobArrayTaskLimit", ""),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from flowdist.backends.base import Handle
 from flowdist.backends.slurm.plans import Slurm
 from flowdist.backends.slurm.script import array_texts, parse_ranges
-from flowdist.phases import Phase
+from flowdist.phases import Phase, is_reduce, job_count
 from flowdist.plan import Plan
 
 
@@ -46,7 +46,7 @@ def plan_arrays(manifest: Mapping[str, Any], jobs: Sequence[int], size: int) -> 
     before: list[Array] = []
     for number, phase in enumerate(manifest["phases"]):
         own = _arrays_of(phase, number, jobs, size, len(arrays))
-        if "by" in phase:
+        if is_reduce(phase):
             waits = [a.number for a in before]
             waits += [of_reduce[name] for name in phase["reads"] if name in of_reduce]
             own = [replace(a, after=waiting("afterany", waits)) for a in own]
@@ -61,8 +61,51 @@ def plan_arrays(manifest: Mapping[str, Any], jobs: Sequence[int], size: int) -> 
             waits = [a.number for a in before]
             own = [replace(a, after=(*a.after, *waiting("afterany", waits))) for a in own]
         arrays += own
-        before = before if "by" in phase else own
+        before = before if is_reduce(phase) else own
     return arrays
+
+
+def keeper_job(manifest: Mapping[str, Any]) -> int:
+    """The number by which the keeper goes among the jobs; no job of the run has it."""
+    return job_count(manifest)
+
+
+def is_reduce_array(manifest: Mapping[str, Any], array: Array) -> bool:
+    """Whether an array is the job of a reduce."""
+    return array.phase is not None and is_reduce(manifest["phases"][array.phase])
+
+
+def with_keeper(manifest: Mapping[str, Any], arrays: Sequence[Array]) -> list[Array]:
+    """The arrays with a keeper after those of rows; reduces follow one that starts nothing."""
+    rows = [array for array in arrays if not is_reduce_array(manifest, array)]
+    number = max((array.number for array in arrays), default=-1) + 1
+    waits = waiting("afterany", [array.number for array in rows])
+    keeper = Array(number, None, keeper_job(manifest), (0,), after=waits)
+    reduces = [
+        replace(array, after=(*array.after, ("afterok", (number,))))
+        for array in arrays[len(rows) :]
+    ]
+    return [*rows, keeper, *reduces]
+
+
+def first_jobs(arrays: Sequence[Array], jobs: int, number: int) -> list[Array]:
+    """The arrays of rows with the first `jobs` jobs of every phase, numbered from `number` on."""
+    left: dict[int | None, int] = {}
+    kept = []
+    for array in arrays:
+        tasks = array.tasks[: left.setdefault(array.phase, jobs)]
+        left[array.phase] -= len(tasks)
+        if tasks:
+            kept.append(replace(array, tasks=tasks))
+    new = {array.number: number + place for place, array in enumerate(kept)}
+    return [
+        replace(
+            array,
+            number=new[array.number],
+            after=tuple((how, tuple(new[n] for n in numbers)) for how, numbers in array.after),
+        )
+        for array in kept
+    ]
 
 
 def waiting(how: str, numbers: Sequence[int]) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -90,10 +133,10 @@ def _arrays_of(
         for block, members in sorted(blocks.items())
         for text in array_texts(job - first - block * size for job in members)
     ]
-    limit, lanes = _throttle(phase, len(wanted), sum(len(tasks) for _, tasks in wanted))
+    lanes = _lanes(phase, len(wanted), sum(len(tasks) for _, tasks in wanted))
     own: list[Array] = []
     for place, (base, tasks) in enumerate(wanted):
-        waits = [own[place - lanes].number] if lanes and place >= lanes else []
+        waits = [own[place - len(lanes)].number] if lanes and place >= len(lanes) else []
         own.append(
             Array(
                 number=first_number + place,
@@ -101,22 +144,22 @@ def _arrays_of(
                 base=base,
                 tasks=tasks,
                 after=waiting("afterany", waits),
-                limit=limit,
+                limit=lanes[place % len(lanes)] if lanes else None,
             )
         )
     return own
 
 
-def _throttle(phase: Phase, blocks: int, tasks: int) -> tuple[int | None, int | None]:
-    """The %N of each array of a phase, and how many of its arrays may run side by side, such that
-    together they keep to what the plan allows at once.
+def _lanes(phase: Phase, arrays: int, tasks: int) -> list[int]:
+    """How many tasks may run at the same time in each of the arrays that run side by side, such
+    that they keep to what the plan allows together; empty where it allows all.
     """
     plan = cast(Slurm, Plan.from_json(phase["plan"]))
     at_once = plan.throttle(tasks)
     if at_once is None:
-        return None, None
-    lanes = max(1, min(at_once, blocks))
-    return max(1, at_once // lanes), lanes
+        return []
+    lanes = min(at_once, arrays)
+    return [at_once // lanes + (lane < at_once % lanes) for lane in range(lanes)]
 
 
 def places(handle: Handle) -> dict[int, tuple[int, int]]:

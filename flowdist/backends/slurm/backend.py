@@ -18,15 +18,21 @@ import psutil
 
 from flowdist.backends.base import Handle, JobState, Remark
 from flowdist.backends.slurm import outcomes
-from flowdist.backends.slurm.arrays import Array, log_of, places, plan_arrays
-from flowdist.backends.slurm.client import SlurmClient
+from flowdist.backends.slurm.arrays import (
+    Array,
+    keeper_job,
+    log_of,
+    places,
+    plan_arrays,
+    with_keeper,
+)
+from flowdist.backends.slurm.client import SlurmClient, SlurmError
 from flowdist.backends.slurm.plans import Slurm
 from flowdist.backends.slurm.script import index_ranges, parse_ranges
 from flowdist.backends.slurm.states import Record, job_state
 from flowdist.backends.slurm.submit import Submission
 from flowdist.clock import Clock, SystemClock
-from flowdist.errors import BackendError
-from flowdist.phases import job_count
+from flowdist.errors import BackendError, FlowdistError
 from flowdist.plan import Plan
 from flowdist.settings import host
 
@@ -87,32 +93,42 @@ class SlurmBackend:
     def launch(self, handle: Handle) -> Handle:
         files = handle.files
         files.path("logs").mkdir(mode=0o700, parents=True, exist_ok=True)
-        submission = Submission(self._client, handle, known=_earlier(handle))
+        submission = Submission(self._client, handle, _earlier(handle), self._clock)
         try:
             submission.submit_all(plan_arrays(files.manifest(), handle.jobs, self._array_size()))
-        except BackendError as error:
+        except BaseException as error:
             # Half a launch is none: what has been submitted would wait for the rest.
-            self._record(handle, submission.arrays, error=str(error))
+            self._record(handle, submission, error=str(error) or type(error).__name__)
             self._client.cancel(submission.ids)
+            if not isinstance(error, FlowdistError):
+                raise
             raise BackendError(
                 f"run {submission.name} was not started: {error}\n(once that is mended, "
                 f"flowdist resume {submission.name} starts it)"
             ) from None
-        return replace(handle, started=self._record(handle, submission.arrays))
+        started = self._record(handle, submission)
+        if files.read_json(files.stop(handle.attempt)) is not None:
+            # Cancelled meanwhile, by somebody who could not know the ids yet.
+            self._client.cancel(submission.ids)
+        return replace(handle, started=started)
 
     def _array_size(self) -> int:
         said = self._client.config().get("MaxArraySize", "")
         return max(1, int(said)) if said.isdigit() else ARRAY_SIZE
 
-    def _record(
-        self, handle: Handle, arrays: Sequence[Array], error: str = ""
-    ) -> Mapping[str, Any]:
+    def _record(self, handle: Handle, submission: Submission, error: str = "") -> Mapping[str, Any]:
         """Write down what was submitted, and why that is not all."""
+        return self._write(handle, submission.arrays, submission.dropped, error)
+
+    def _write(
+        self, handle: Handle, arrays: Sequence[Array], dropped: Sequence[int], error: str
+    ) -> Mapping[str, Any]:
         files = handle.files
         started = {
             "time": self._clock.time(),
             "host": host(),
             "error": error,
+            "dropped": list(dropped),
             "arrays": [
                 {
                     "id": a.id,
@@ -141,8 +157,8 @@ class SlurmBackend:
             return dict.fromkeys(handle.jobs, unknown)
         where = places(handle)
         # The keeper is none of the run's jobs, and a launch has not ended before it has.
-        own = job_count(handle.files.manifest())
-        jobs = [*handle.jobs, *(job for job in where if job >= own)]
+        keeper = keeper_job(handle.files.manifest())
+        jobs = [*handle.jobs, *(job for job in where if job == keeper)]
         said = {job: outcomes.from_beat(handle.beats.get(job)) for job in jobs}
         if not all(state is not None and state.ended for state in said.values()):
             self._ask(handle)
@@ -178,13 +194,12 @@ class SlurmBackend:
             watch = self._watch = _Watch(handle.attempt)
         if now < watch.next:
             return
-        watch.next = now + watch.pause * self._chance.uniform(0.8, 1.2)
-        watch.pause = min(watch.pause * PAUSE_GROWTH, LONGEST_PAUSE)
-        watch.answered = False
+        # Only the queue knows all that waits: what accounting has no line for may be among it.
+        watch.answered = heard = False
         name, found = handle.files.directory.name, dict[tuple[int, int | None], Record]()
         try:
             found = {(r.array, r.task): r for r in self._client.queue(name)}
-            watch.answered = True
+            watch.answered = heard = True
         except BackendError:
             pass
         if not watch.answered or self._gone(handle, found):
@@ -192,16 +207,20 @@ class SlurmBackend:
             # want of what, accounting knows best.
             try:
                 told = self._client.accounting(name, self._since(handle))
-            except BackendError:
-                pass
+            except BackendError as error:
+                if isinstance(error, SlurmError) and error.passing:
+                    found = {place: self._awaited(r) for place, r in found.items()}
             else:
-                watch.answered = True
+                heard = True
                 live = {place for place, r in found.items() if not job_state(r).ended}
                 known = {(r.array, r.task): r for r in told}
                 found = {p: r if p in known else self._awaited(r) for p, r in found.items()}
                 found |= {place: r for place, r in known.items() if place not in live}
-        if watch.answered:
+        if heard:
             watch.records = found
+        # From now on: a controller that is away takes many seconds to not answer.
+        watch.next = self._clock.monotonic() + watch.pause * self._chance.uniform(0.8, 1.2)
+        watch.pause = min(watch.pause * PAUSE_GROWTH, LONGEST_PAUSE)
 
     def _awaited(self, record: Record) -> Record:
         """A record of the queue that accounting does not have yet. What failed may have run out of
@@ -247,9 +266,11 @@ class SlurmBackend:
         if not ids:
             return handle, JobState.LOST
         # One process submits one array after the other, so their ids are in the same order.
-        planned = plan_arrays(handle.files.manifest(), handle.jobs, self._array_size())
+        manifest = handle.files.manifest()
+        planned = plan_arrays(manifest, handle.jobs, self._array_size())
+        planned = with_keeper(manifest, planned) if manifest["escalates"] else planned
         arrays = [replace(a, id=found) for a, found in zip(planned, ids, strict=False)]
-        return replace(handle, started=self._record(handle, arrays)), None
+        return replace(handle, started=self._write(handle, arrays, [], "")), None
 
     def ending(
         self, handle: Handle, states: Mapping[int, JobState]
@@ -264,7 +285,11 @@ class SlurmBackend:
             for job, place in places(handle).items()
             if place in self._watch.records
         }
-        return outcomes.ending(states, handle.beats, records)
+        # The keeper ends badly because jobs have: it is the reason only where they have not.
+        keeper = keeper_job(handle.files.manifest())
+        own = {job: state for job, state in states.items() if job != keeper}
+        bad = any(state is not JobState.DONE for state in own.values())
+        return outcomes.ending(own if bad else states, handle.beats, records)
 
     def remarks(self, handle: Handle, states: Mapping[int, JobState]) -> list[Remark]:
         handle, _ = self._found(handle)
@@ -323,7 +348,11 @@ def _earlier(handle: Handle) -> list[int]:
     """The ids of the arrays of earlier launches."""
     files = handle.files
     launches = (files.read_json(files.launch(n)) or {} for n in range(1, handle.attempt))
-    return [int(array["id"]) for launch in launches for array in launch.get("arrays", ())]
+    return [
+        int(number)
+        for launch in launches
+        for number in (*(a["id"] for a in launch.get("arrays", ())), *launch.get("dropped", ()))
+    ]
 
 
 def _submitting(intent: Mapping[str, Any], now: float) -> bool:

@@ -9,7 +9,9 @@ nothing more to start.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from flowdist.backends.base import Handle, JobState
 from flowdist.backends.slurm.arrays import places
@@ -19,9 +21,9 @@ from flowdist.errors import FlowdistError
 from flowdist.escalation import Escalation, escalate
 from flowdist.parts import MISSING
 from flowdist.payload import load_program
-from flowdist.phases import job_count, jobs_of
+from flowdist.phases import jobs_of, row_phases
 from flowdist.results import row_states
-from flowdist.store import RunFiles, await_parts
+from flowdist.store import JobAttempt, RunFiles, await_parts
 from flowdist.submission import relaunch
 
 # SLURM lets a job that follows others start before accounting has heard how those ended.
@@ -43,43 +45,51 @@ def keep(files: RunFiles, attempt: int, clock: Clock) -> int:
     manifest = files.manifest()
     started = files.read_json(files.launch(attempt))
     intent = files.read_json(files.intent(attempt)) or {}
-    handle = Handle(files, attempt, jobs_of(manifest, intent.get("jobs", [])), started)
-    if files.read_json(files.stop(attempt)) is not None or started is None:
+    if started is None:
         return 1
     await_parts(files, attempt, clock)
-    deferred = any(job not in places(handle) for job in handle.jobs)
+
+    def handle() -> Handle:
+        return Handle(files, attempt, jobs_of(manifest, intent.get("jobs", [])), started)
+
     escalation = Escalation()
     if manifest["escalates"]:
-        states = _settled(handle, job_count(manifest), clock)
-        escalation = escalate(handle, load_program(files), states)
-    if not escalation.asked and not deferred:
+        states = _settled(handle, manifest, clock)
+        escalation = escalate(handle(), load_program(files), states)
+    if not escalation.asked and not _more_to_come(handle()):
         return int((row_states(files, manifest["layout"]["rows"]) == MISSING).any())
+    if files.read_json(files.stop(attempt)) is not None:
+        return 1
     next_ = relaunch(files, manifest, after=attempt, escalation=escalation)
     sys.stderr.write(f"launch {next_.attempt} was started with {len(next_.jobs)} jobs\n")
     return 1
 
 
-def _settled(handle: Handle, own: int, clock: Clock) -> dict[int, JobState]:
-    """How the jobs before this one have ended, once that is known."""
+def _more_to_come(handle: Handle) -> bool:
+    """Whether SLURM did not take all jobs of the launch, and those that it took brought the run
+    forward: what has not come one row further would not the next time either.
+    """
+    if all(job in places(handle) for job in handle.jobs):
+        return False
+    parts = (JobAttempt.of(Path(name).name) for name in handle.files.parts())
+    return any(who.attempt == handle.attempt for who in parts)
+
+
+def _settled(
+    handle: Callable[[], Handle], manifest: Mapping[str, Any], clock: Clock
+) -> dict[int, JobState]:
+    """How the jobs of rows have ended, once that is known."""
     backend = SlurmBackend(clock)
+    rows = sum(int(phase["jobs"]) for phase in row_phases(manifest))
     deadline = clock.monotonic() + SETTLE_SECONDS
-    waiting = {job for job in places(handle) if job != own}
     while True:
-        states = backend.poll(handle)
-        late = [job for job in waiting if not states[job].ended and not _follows(handle, job)]
+        # Made anew each time, as heartbeats may arrive late too.
+        now = handle()
+        states = backend.poll(now)
+        late = [job for job in places(now) if job < rows and not states[job].ended]
         if not late or clock.monotonic() > deadline:
             return states
         clock.sleep(1.0)
-
-
-def _follows(handle: Handle, job: int) -> bool:
-    """Whether the job is a reduce, which waits for this one."""
-    arrays = (handle.started or {}).get("arrays", ())
-    phases = handle.files.manifest()["phases"]
-    return any(
-        array["base"] == job and array["phase"] is not None and "by" in phases[array["phase"]]
-        for array in arrays
-    )
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ __all__ = ["Slurm", "SlurmAllocation", "SlurmQueue", "slurm", "slurm_allocation"
 # gets, and far below the 1,001 tasks that SLURM's default MaxArraySize allows.
 MOST_JOBS = 100
 
-# How rows are laid out and when a run ends has one answer for all stages.
-# The keeper reads which rows have ended, and calls sbatch.
-KEEPER_MEMORY, KEEPER_SECONDS = 1 << 30, 1800
+# The keeper reads which rows have ended, and calls sbatch. Its time is between these.
+KEEPER_MEMORY, KEEPER_SECONDS = 1 << 30, (300, 1800)
 
+# How rows are laid out and when a run ends has one answer for all stages.
 _FOR_ALL_STAGES = frozenset({
     "kind", "by", "rows_per_chunk", "chunks_per_job", "target_jobs", "dispatch", "root",
     "fail_fast", "max_failures", "stages",
@@ -239,8 +239,12 @@ class Slurm(Plan):
         """
         small = self.shrunk(1)
         memory = self.resources.memory and min(self.resources.memory, KEEPER_MEMORY)
-        asked = Resources(memory=memory, time=KEEPER_SECONDS)
-        fields = {**dict(small), "resources": asked, "gres": None, "ntasks": None, "nodes": None}
+        # No more than jobs ask for: where they run, nothing longer may be allowed.
+        shortest, longest = KEEPER_SECONDS
+        time = self.resources.time and min(max(self.resources.time, shortest), longest)
+        asked = Resources(memory=memory, time=time)
+        nothing = dict.fromkeys(("gres", "ntasks", "nodes", "mail_type", "mail_user"))
+        fields = {**dict(small), "resources": asked, "exclusive": False, **nothing}
         return Slurm(**{k: v for k, v in fields.items() if k != "kind"})
 
     def _with(self, changes: Mapping[str, Any]) -> Self:

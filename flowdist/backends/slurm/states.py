@@ -209,8 +209,8 @@ class _Found:
         return list(self._tasks.values())
 
     def _stand_in(self, array: int, lines: list[tuple[str, Record]]) -> None:
-        # One line stands for whatever has no line of its own; several say which tasks they mean.
-        if len(lines) == 1:
+        # A list that SLURM has cut short stands for whatever has no line of its own.
+        if len(lines) == 1 and "..." in lines[0][0]:
             self._tasks.setdefault(str(array), lines[0][1])
             return
         for ranges, record in lines:

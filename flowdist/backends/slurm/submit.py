@@ -9,28 +9,43 @@ from dataclasses import replace
 from typing import cast
 
 from flowdist.backends.base import Handle
-from flowdist.backends.slurm.arrays import Array, log_of, waiting
+from flowdist.backends.slurm.arrays import (
+    Array,
+    first_jobs,
+    is_reduce_array,
+    log_of,
+    with_keeper,
+)
 from flowdist.backends.slurm.client import SlurmClient, SlurmError
 from flowdist.backends.slurm.plans import Slurm
 from flowdist.backends.slurm.script import index_ranges, literal, sbatch_script
-from flowdist.phases import job_count
+from flowdist.backends.slurm.states import job_state
+from flowdist.clock import Clock
 from flowdist.plan import Plan, plan_of
 
 # How sbatch says that the user has as many jobs as a limit allows. It uses the same words for a
 # request that is too large, which one task alone meets as well.
 _TOO_MANY = re.compile(r"submit limit|SubmitJob|MaxSubmit", re.IGNORECASE)
+# Cancelled tasks that run have SLURM's KillWait, 30 s by default, to end.
+LEAVE_SECONDS = 90.0
 
 
 class Submission:
     """Submits the arrays of one launch, as far as SLURM takes them."""
 
-    def __init__(self, client: SlurmClient, handle: Handle, known: Sequence[int]) -> None:
+    def __init__(
+        self, client: SlurmClient, handle: Handle, known: Sequence[int], clock: Clock
+    ) -> None:
         self._client = client
         self._handle = handle
         self._known = known
+        self._clock = clock
         self._manifest = handle.files.manifest()
         self._intent = handle.files.read_json(handle.files.intent(handle.attempt)) or {}
         self.arrays: list[Array] = []
+        # The ids of arrays that were submitted and taken back.
+        self.dropped: list[int] = []
+        self._refusal: SlurmError | None = None
 
     @property
     def name(self) -> str:
@@ -41,59 +56,65 @@ class Submission:
         return [array.id for array in self.arrays if array.id is not None]
 
     def submit_all(self, arrays: Sequence[Array]) -> None:
-        """Submit the arrays in order. Where a limit of the user's jobs allows only some, these, and
-        a keeper that starts the rest when they have ended.
+        """Submit the arrays in order. Where a limit of the user's jobs does not allow all of them,
+        the first jobs of every phase of rows, and a keeper that starts the rest when these have
+        ended.
         """
-        rows = [array for array in arrays if not self._is_reduce(array)]
-        reduces = arrays[len(rows) :]
-        whole = all(self._submit_what_fits(array) for array in rows)
-        if whole and not self._manifest["escalates"]:
-            for array in reduces:
-                self._submit(array)
-            return
-        keeper = self._submit_keeper(len(arrays))
-        for array in reduces if whole else ():
-            self._submit(replace(array, after=(*array.after, ("afterok", (keeper,)))))
+        whole = with_keeper(self._manifest, arrays) if self._manifest["escalates"] else arrays
+        if self._submit_some(whole) or any(array.phase is None for array in self.arrays):
+            return  # what is missing are reduces at most: the keeper starts them
+        rows = [array for array in arrays if not is_reduce_array(self._manifest, array)]
+        self._submit_turn(rows, number=len(whole))
 
-    def _is_reduce(self, array: Array) -> bool:
-        return array.phase is not None and "by" in self._manifest["phases"][array.phase]
-
-    def _submit_what_fits(self, array: Array) -> bool:
-        """Submit an array, or the first part of it that SLURM takes; whether that was all."""
-        tasks = array.tasks
-        while True:
-            try:
-                self._submit(replace(array, tasks=tasks))
-                return tasks == array.tasks
-            except SlurmError as error:
-                if not _TOO_MANY.search(str(error)) or len(tasks) * len(self.arrays) == 1:
-                    raise
-                if len(tasks) == 1 and not self.arrays:
-                    raise
-                if len(tasks) == 1:
-                    return False
-                tasks = tasks[: len(tasks) // 2]
-
-    def _submit_keeper(self, number: int) -> int:
-        """Submit the job that looks after the launch when its rows have ended; returns its number
-        in the launch. The last array makes room for it where it has to.
+    def _submit_turn(self, rows: Sequence[Array], number: int) -> None:
+        """Take back what was submitted, and submit as many jobs of every phase as fit beside a
+        keeper; `number` is the first that no array has had.
         """
-        while True:
-            waits = waiting("afterany", [array.number for array in self.arrays])
-            base = job_count(self._manifest)
-            try:
-                self._submit(Array(number, phase=None, base=base, tasks=(0,), after=waits))
-                return number
-            except SlurmError as error:
-                if not _TOO_MANY.search(str(error)) or len(self.arrays) < 2:
-                    raise
-                last = self.arrays.pop()
-                if last.id is not None:
-                    self._client.cancel([last.id])
+        phases = len({array.phase for array in rows})
+        jobs, tried = sum(len(array.tasks) for array in self.arrays), 0
+        while jobs and tried != 1:
+            tried = max(1, (jobs - 1) // phases)
+            self._take_back()
+            turn = with_keeper(self._manifest, first_jobs(rows, tried, number))
+            number += len(turn)
+            if self._submit_some(turn):
+                return
+            jobs = sum(len(array.tasks) for array in self.arrays)
+        assert self._refusal is not None
+        raise self._refusal
+
+    def _submit_some(self, arrays: Sequence[Array]) -> bool:
+        """Submit arrays, the last in part where SLURM takes no more; whether it took them all."""
+        for array in arrays:
+            tasks = array.tasks
+            while tasks:
+                try:
+                    self._submit(replace(array, tasks=tasks))
+                    break
+                except SlurmError as error:
+                    if not _TOO_MANY.search(str(error)):
+                        raise
+                    self._refusal = error
+                    tasks = tasks[: len(tasks) // 2]
+            if tasks != array.tasks:
+                return False
+        return True
+
+    def _take_back(self) -> None:
+        """Cancel what was submitted; until it has left the queue it counts against the limit."""
+        self._client.cancel(self.ids)
+        self.dropped += self.ids
+        self.arrays = []
+        deadline = self._clock.monotonic() + LEAVE_SECONDS
+        while self._clock.monotonic() < deadline:
+            queued = self._client.queue(self.name)
+            if all(job_state(r).ended for r in queued if r.array in self.dropped):
+                return
+            self._clock.sleep(0.5)
 
     def _submit(self, array: Array) -> None:
-        script = self._script(array)
-        found = self._client.submit(script, name=self.name, known=[*self._known, *self.ids])
+        known = [*self._known, *self.dropped, *self.ids]
+        found = self._client.submit(self._script(array), name=self.name, known=known)
         self.arrays.append(replace(array, id=found))
 
     def _script(self, array: Array) -> str:
