@@ -30,9 +30,9 @@ __all__ = [
     "Backoff",
     "Failure",
     "Policy",
-    "escalates",
     "exponential",
     "fixed",
+    "grows",
     "linear",
     "never",
     "retry",
@@ -318,15 +318,17 @@ def retry_timeout(
     return _Escalate("time", "time", _factor(time, "retry_timeout: time"), most, _times(times))
 
 
-def escalates(policy: Policy | None) -> bool:
-    """Whether a policy may ask for jobs with more, whatever it is composed of.
+def grows(policy: Policy | None) -> frozenset[str]:
+    """The resources of which a policy may ask for more, whatever it is composed of.
 
-    >>> escalates(retry(2) | retry_oom()), escalates(retry(2)), escalates(None)
-    (True, False, False)
+    >>> sorted(grows(retry(2) | retry_oom() | retry_timeout())), sorted(grows(retry(2)))
+    (['memory', 'time'], [])
     """
     if isinstance(policy, (_Either, _Both)):
-        return escalates(policy.first) or escalates(policy.second)
-    return isinstance(policy, _Escalate) or (isinstance(policy, _Retry) and bool(policy.scale))
+        return grows(policy.first) | grows(policy.second)
+    if isinstance(policy, _Escalate):
+        return frozenset({policy.resource})
+    return frozenset(policy.scale) if isinstance(policy, _Retry) else frozenset()
 
 
 def _factor(value: object, what: str) -> float:

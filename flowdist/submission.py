@@ -30,7 +30,7 @@ from flowdist.plan import Plan, PlanSummary, local, plan_of, summarize
 from flowdist.preflight import Prepared, prepare
 from flowdist.resources import Resources
 from flowdist.results import count_states, row_states
-from flowdist.retry import escalates
+from flowdist.retry import grows
 from flowdist.settings import default_root, host, user
 from flowdist.store import DirectoryStore, RunFiles
 from flowdist.tables import in_layout_order, map_table, write_table
@@ -183,7 +183,7 @@ def write_run(flow: Flow, name: str, prepared: Prepared | None = None) -> RunFil
             "failure_limit": plan.failure_limit,
             "jobs_at_once": plan.jobs_running(layout.jobs),
             "lease": LEASE_SECONDS,
-            "escalates": any(escalates(stage.retry) for stage in flow.program.row_stages),
+            "escalates": any(grows(stage.retry) for stage in flow.program.row_stages),
             "layout": {
                 "rows": layout.rows,
                 "groups": layout.groups,

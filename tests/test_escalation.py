@@ -16,7 +16,7 @@ from flowdist.escalation import escalate
 from flowdist.flow import Program, flow
 from flowdist.grid import param_grid
 from flowdist.parts import FAILED, OK
-from flowdist.retry import Failure, Policy, escalates, retry, retry_oom, retry_timeout
+from flowdist.retry import Failure, Policy, grows, retry, retry_oom, retry_timeout
 from flowdist.store import JobAttempt, RunFiles
 
 GIB = 1 << 30
@@ -98,9 +98,9 @@ def test_a_policy_that_makes_no_sense_is_refused(make: Any, error: Any, says: st
 
 
 def test_it_is_known_which_policies_ask_for_more() -> None:
-    assert escalates(retry(2) & (retry(1) | retry_timeout()))
-    assert escalates(retry(2, scale={"memory": 2}))
-    assert not escalates(retry(2) | retry(1, on="crash"))
+    assert grows(retry(2) & (retry(1) | retry_timeout())) == {"time"}
+    assert grows(retry(2, scale={"memory": 2})) == {"memory"}
+    assert not grows(retry(2) | retry(1, on="crash"))
 
 
 # What is started next ----------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from support import MemoryStore, chunks_of
 from flowdist.clock import ManualClock
 from flowdist.workers.queue import Counts, DirectoryQueue
 from flowdist.workers.source import (
-    CLAIM_SECONDS,
     CLAIM_SHARE,
     IDLE_LEASES,
     LONGEST_PAUSE,
     LOOK_SHARE,
     OVERDUE,
+    SHORTEST_CLAIM,
     USUAL_PAUSE,
     QueueSource,
     Source,
@@ -281,22 +281,61 @@ def test_before_anything_has_run_no_more_is_claimed_than_keeps_all_busy(
 
 
 @pytest.mark.parametrize("width", [1, 4])
-def test_a_claim_is_worth_a_few_seconds_of_all_workers(clock: ManualClock, width: int) -> None:
+def test_a_claim_is_worth_little_time_of_all_workers_where_claiming_costs_nothing(
+    clock: ManualClock, width: int
+) -> None:
     workers = Workers(clock, 64_000)  # 1000 rows in a ticket
     source = workers.source("ann", width=width)
-    commit(source, *source.take(), each=0.001)
+    commit(source, *source.take(), each=2e-5)
 
     rows = claimed(source)
 
-    assert rows == pytest.approx(CLAIM_SECONDS * width / 0.001, abs=1000)
+    assert rows == pytest.approx(SHORTEST_CLAIM * width / 2e-5, abs=1000)
 
 
-def test_claims_grow_with_the_age_of_the_job(clock: ManualClock) -> None:
-    source = Workers(clock, 64_000).source("ann")
-    commit(source, *source.take(), each=0.001)
-    clock.advance(500.0)
+class Costly(DirectoryQueue):
+    """A queue in which each ticket of a claim takes the next of `costs` seconds, or the last."""
 
-    assert claimed(source) == pytest.approx(500.0 * CLAIM_SHARE / 0.001, abs=1000)
+    def __init__(self, workers: Workers, *costs: float) -> None:
+        super().__init__(workers.store, lease=LEASE, clock=workers.clock)
+        self.clock, self.costs = workers.clock, list(costs)
+
+    def claim(self, worker: str, least: int = 1, most: int = 1) -> list[Any]:
+        claims = super().claim(worker, least, most)
+        cost = self.costs.pop(0) if len(self.costs) > 1 else self.costs[0]
+        self.clock.advance(cost * len(claims))
+        return claims
+
+
+def costly(clock: ManualClock, *costs: float) -> QueueSource:
+    """A source that has run rows of 0.1 ms, a thousand in a ticket."""
+    workers = Workers(clock, 64_000)
+    queue = Costly(workers, *costs)
+    source = QueueSource(queue, chunks_of(64_000), "ann", whole=False, clock=clock)
+    commit(source, *source.take(), each=1e-4)
+    return source
+
+
+@pytest.mark.parametrize("cost", [0.01, 0.02, 0.04])
+def test_a_claim_is_worth_many_times_what_a_ticket_costs(clock: ManualClock, cost: float) -> None:
+    source = costly(clock, cost)
+
+    assert claimed(source) == pytest.approx(cost / CLAIM_SHARE / 1e-4, abs=1000)
+
+
+def test_claims_do_not_grow_because_large_ones_cost_more(clock: ManualClock) -> None:
+    source = costly(clock, 0.02)
+
+    assert [claimed(source) for _ in range(3)] == pytest.approx([10_000] * 3, abs=1000)
+
+
+def test_a_claim_that_was_interrupted_for_long_does_not_make_the_next_large(
+    clock: ManualClock,
+) -> None:
+    source = costly(clock, 0.002, 10.0, 0.002)
+    before = claimed(source)
+
+    assert (before, claimed(source)) == pytest.approx((1000, 1000))
 
 
 def test_slow_rows_are_claimed_one_by_one(clock: ManualClock) -> None:
@@ -337,11 +376,11 @@ def test_durations_of_late_count_more_than_old_ones(clock: ManualClock) -> None:
     source = Workers(clock, 64_000).source("ann")
     spans = source.take(20_000)
     for row in positions(spans)[:1000]:
-        source.ran(row, 1, 1e-6)
+        source.ran(row, 1, 1e-8)
     for row in positions(spans)[1000:2000]:
-        source.ran(row, 1, 0.001)
+        source.ran(row, 1, 5e-5)
 
-    assert claimed(source) == pytest.approx(2000, abs=1000)
+    assert claimed(source) == pytest.approx(SHORTEST_CLAIM / 5e-5, abs=1000)
 
 
 def test_what_takes_much_longer_than_it_was_worth_had_better_be_released(
@@ -349,10 +388,10 @@ def test_what_takes_much_longer_than_it_was_worth_had_better_be_released(
 ) -> None:
     workers = Workers(clock, 64)
     source = workers.source("ann")
-    commit(source, *source.take(), each=0.1)
+    commit(source, *source.take(), each=0.01)
     (span,) = source.take()
     early = source.overdue
-    clock.advance(OVERDUE * CLAIM_SECONDS + 0.1)
+    clock.advance(OVERDUE * SHORTEST_CLAIM + 0.01)
 
     late = source.overdue
     kept = source.release([Span(span.first + 1, span.stop)])
@@ -361,6 +400,18 @@ def test_what_takes_much_longer_than_it_was_worth_had_better_be_released(
     assert workers.queue().counts() == Counts(waiting=62, claimed=1, done=1)
     assert not source.overdue
     assert claimed(source) == 1  # until it is known anew how long rows take
+
+
+def test_a_claim_is_given_the_time_that_its_rows_should_take(clock: ManualClock) -> None:
+    source = Workers(clock, 64_000).source("ann", width=2)  # 1000 rows in a ticket
+    commit(source, *source.take(), each=0.01)
+    source.take()
+    late = []
+    for _ in range(2):
+        clock.advance(0.9 * OVERDUE * 5.0)
+        late.append(source.overdue)
+
+    assert late == [False, True]
 
 
 def test_positions_of_a_claim_that_was_begun_are_kept(clock: ManualClock) -> None:
@@ -377,18 +428,19 @@ def test_positions_of_a_claim_that_was_begun_are_kept(clock: ManualClock) -> Non
 def test_patience_grows_with_each_time_that_rows_turn_slow(clock: ManualClock) -> None:
     source = Workers(clock, 64).source("ann")
     source.take()
-    clock.advance(1.5 * OVERDUE * CLAIM_SECONDS)
+    clock.advance(1.5 * OVERDUE * SHORTEST_CLAIM)
     before = source.overdue
     source.release([])
     source.take()
-    clock.advance(1.5 * OVERDUE * CLAIM_SECONDS)
+    clock.advance(1.5 * OVERDUE * SHORTEST_CLAIM)
 
     assert (before, source.overdue) == (True, False)
 
 
-def makespan(durations: list[float], jobs: int, width: int) -> float:
-    """When the last row ends where `jobs` jobs of `width` workers share rows of such `durations`
-    (seconds), on a clock that they all have.
+def makespan(durations: list[float], jobs: int, width: int) -> tuple[float, float]:
+    """When the last row ends, and how long workers were idle while rows had still to begin,
+    where `jobs` jobs of `width` workers share rows of such `durations` (seconds), on a clock that
+    they all have.
     """
     clock = ManualClock()
     rows = len(durations)
@@ -399,7 +451,7 @@ def makespan(durations: list[float], jobs: int, width: int) -> float:
     events: list[tuple[float, int, int, int]] = [
         (0.0, n, n % jobs, -1) for n in range(jobs * width)
     ]
-    ended = 0
+    ended, idle, latest, worth_it = 0, 0.0, 0.0, 0.0
     for number in itertools.count(len(events)):
         time, _, job, row = heapq.heappop(events)
         clock.advance(max(0.0, time - clock.time()))

@@ -23,6 +23,7 @@ from flowdist.preflight.check import Check, Severity
 from flowdist.preflight.returned import not_returned
 from flowdist.preflight.trial import file_count, outcome, run_row
 from flowdist.resources import Resources, format_memory
+from flowdist.retry import grows
 from flowdist.settings import default_root
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def prepare(
     checks += found
     if summary is not None and summary.rows:
         checks += ask_backend(flow, summary, probe=probe, brief=brief)
+        checks += _growing(flow)
     payload, found = pickle_flow(flow)
     checks += found
     if summary is not None:
@@ -162,6 +164,23 @@ def _plan(
     )
     checks = [Check("plan", "warning", sentence) for sentence in summary.warnings]
     return replace(summary, plan=plan), checks
+
+
+def _growing(flow: Flow) -> Iterator[Check]:
+    """Retry policies that ask for more of what jobs do not ask for, or cannot get."""
+    from flowdist.submission import phase_plans
+
+    wanted = {stage.name: grows(stage.retry) for stage in flow.program.row_stages}
+    for names, plan in phase_plans(flow):
+        for name in (n for n in names if wanted.get(n)):
+            absent = sorted(wanted[name] - set(plan.resources.asked))
+            if not plan.phased:
+                what = f"stage '{name}': its retry policy asks for larger jobs, and here are none"
+                yield Check("retry", "warning", what, "what fails for want of memory stays failed")
+            elif absent:
+                what = f"stage '{name}': its retry policy multiplies {' and '.join(absent)}, "
+                what += "and its jobs do not say how much they ask for"
+                yield Check("retry", "warning", what, f"give the plan {'= and '.join(absent)}=")
 
 
 def _no_such_column(column: str, names: Sequence[str]) -> Check:

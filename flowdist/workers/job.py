@@ -35,6 +35,9 @@ logger = logging.getLogger("flowdist.job")
 # Heartbeats come often in the first seconds, when somebody watches, then less: a twentieth of a
 # job's age.
 FIRST_BEAT, LONGEST_BEAT = 0.25, 5.0
+# Who has nothing to run asks whether all is done after a tenth of the time since then: the run ends
+# when the last job has seen so, and those that wait for hours ask seldom.
+WAIT_SHARE, FIRST_WAIT, LONGEST_WAIT = 1 / 10, 0.02, 0.5
 # A task is sized to take about this long: long enough to hide its hand-over, short enough to share
 # out evenly.
 TASK_SECONDS = 0.25
@@ -244,6 +247,8 @@ class Job:
         self._lost: list[Span] = []
         self._started = self._clock.time()
         self._last_beat = -math.inf
+        # When the last row ended that ran here.
+        self._last_row = self._clock.monotonic()
         self._most_memory = 0
         self._reason = ""
         self._ending: Ending = ""
@@ -355,6 +360,7 @@ class Job:
     def _record(
         self, first: int, count: int, seconds: float, batches: Sequence[pa.RecordBatch]
     ) -> None:
+        self._last_row = self._clock.monotonic()
         self._parts.add(first, batches)
         for span in self._lost:
             if span.first < first + count and first < span.stop:
@@ -427,8 +433,10 @@ class Job:
         """How long to wait for events: until the next beat, or sooner where a deadline is near."""
         wait = self._beat_pause()
         wait = min(wait, max(0.01, self._room()))
-        # Timeouts and dead workers are looked for between polls.
-        return min(wait, 0.2 if self._outstanding else 0.5)
+        if self._outstanding:
+            return min(wait, 0.2)  # timeouts and dead workers are looked for between polls
+        waited = self._clock.monotonic() - self._last_row
+        return min(wait, max(FIRST_WAIT, min(waited * WAIT_SHARE, LONGEST_WAIT)))
 
     def _beat_pause(self) -> float:
         age = self._clock.time() - self._started

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from preflight_support import GB, make, only, with_machine
 
-from flowdist import flow, local, param_grid
+from flowdist import flow, local, param_grid, retry_oom, retry_timeout, slurm
 from flowdist.preflight import Check, Machine, preflight, prepare
 
 # The flow and its plan ---------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def test_a_root_below_a_file_is_an_error(tmp_path: Path) -> None:
 # Everything is writable to root, so root looks as nobody does, once all that it needs is imported.
 LOOK_AS_ORDINARY_USER = """
 import os, sys
-from flowdist import flow, local, param_grid
+from flowdist import flow, local, param_grid, retry_oom, retry_timeout, slurm
 from flowdist.preflight import preflight
 
 f = flow(param_grid(x=[1])).stage("fit", lambda x: x).distribute(local(root=sys.argv[1]))
@@ -208,3 +208,22 @@ def test_importing_it_loads_neither_pandas_nor_rich() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "set()"
+
+
+# Policies that ask for more ----------------------------------------------------------------------
+
+
+def test_a_policy_that_multiplies_what_jobs_do_not_ask_for_is_a_warning() -> None:
+    f = flow(param_grid(x=[1])).stage("fit", lambda x: x, retry=retry_oom() | retry_timeout())
+
+    (found,) = [c for c in preflight(f.distribute(slurm(time="1h"))) if c.name == "retry"]
+
+    assert found.severity == "warning"
+    assert "stage 'fit': its retry policy multiplies memory, " in found.what
+    assert found.remedy == "give the plan memory="
+
+
+def test_a_policy_that_asks_for_larger_jobs_where_there_are_none_is_a_warning() -> None:
+    f = flow(param_grid(x=[1])).stage("fit", lambda x: x, retry=retry_oom())
+
+    assert [c.name for c in preflight(f) if "larger jobs" in c.what] == ["retry"]

@@ -162,9 +162,8 @@ _ADVICE = {
     "left",
     JobState.PREEMPTED: "start what is missing with resume; requeue=True lets SLURM do so",
     JobState.NODE_FAIL: "start what is missing with resume; requeue=True lets SLURM do so",
-    # What is always advised is all there is to do: start what is missing.
-    JobState.LOST: "",
-    JobState.CANCELLED: "",
+    JobState.LOST: "start what is missing with resume",
+    JobState.CANCELLED: "start what is missing with resume",
 }
 
 
