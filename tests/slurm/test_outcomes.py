@@ -113,12 +113,15 @@ def test_a_launch_that_ended_says_of_what_and_where(
     assert ending(states, {}, records) == expected
 
 
-def test_there_is_advice_for_every_way_to_end_that_a_log_does_not_explain() -> None:
-    bad = [s for s in JobState if s.ended and s not in (JobState.DONE, JobState.FAILED)]
+@pytest.mark.parametrize(
+    "state",
+    [JobState.OUT_OF_MEMORY, JobState.TIMEOUT, JobState.PREEMPTED, JobState.NODE_FAIL],
+)
+def test_what_resuming_alone_does_not_mend_comes_with_advice(state: JobState) -> None:
+    (remark,) = advice({0: state, 1: JobState.DONE})
 
-    for one in bad:
-        (remark,) = advice({0: one, 1: JobState.DONE})
-        assert remark.advice
+    assert remark.text == f"1 of 2 jobs: {state.value}"
+    assert remark.advice
 
 
 # What a launch waits for -------------------------------------------------------------------------

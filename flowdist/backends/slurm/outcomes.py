@@ -160,10 +160,8 @@ _ADVICE = {
     "used",
     JobState.TIMEOUT: "give jobs more time=, or let resubmit=True start them again while work is "
     "left",
-    JobState.PREEMPTED: "start what is missing with resume; requeue=True lets SLURM do so",
-    JobState.NODE_FAIL: "start what is missing with resume; requeue=True lets SLURM do so",
-    JobState.LOST: "start what is missing with resume",
-    JobState.CANCELLED: "start what is missing with resume",
+    JobState.PREEMPTED: "requeue=True lets SLURM start such jobs again by itself",
+    JobState.NODE_FAIL: "requeue=True lets SLURM start such jobs again by itself",
 }
 
 

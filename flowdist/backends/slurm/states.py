@@ -288,6 +288,8 @@ _REASONS = {
     "AssociationJobLimit": "your account has reached its number of jobs",
     "AssociationResourceLimit": "your account has reached one of its limits",
     "AssociationTimeLimit": "your account has reached its limit of time",
+    "QOSMaxWallDurationPerJobLimit": "its time limit is longer than its QOS allows one job",
+    "AssocMaxWallDurationPerJobLimit": "its time limit is longer than your account allows one job",
     "QOSMaxJobsPerUserLimit": "you may run only so many jobs at once under this QOS",
     "QOSMaxSubmitJobPerUserLimit": "you may have only so many jobs queued or running under this "
     "QOS",
