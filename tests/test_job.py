@@ -13,11 +13,21 @@ import numpy as np
 import pytest
 from support import FakePool, chunks_of, write_run
 
+import flowdist.workers.source
 from flowdist.clock import ManualClock
 from flowdist.parts import STATUS, read_part
 from flowdist.results import read_results
 from flowdist.store import JobAttempt, RunFiles
-from flowdist.workers.job import TASK_GROWTH, TASK_ROWS, TASK_SECONDS, Job, Limits, Outcome, _Work
+from flowdist.workers.job import (
+    TASK_GROWTH,
+    TASK_ROWS,
+    TASK_SECONDS,
+    WAIT_SHARE,
+    Job,
+    Limits,
+    Outcome,
+    _Work,
+)
 from flowdist.workers.outputs import Cause
 from flowdist.workers.pool import Task
 from flowdist.workers.queue import Counts, DirectoryQueue
@@ -673,6 +683,26 @@ def test_a_job_waits_for_what_others_hold_and_ends_when_they_are_done(
     assert 20.0 <= clock.time() < 21.0
 
 
+def test_a_job_that_has_not_waited_long_sees_soon_that_others_are_done(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    other = queue_at(files, clock)
+    other.put(0, 4)
+    (held,) = other.claim("bob")
+    pool = FakePool(clock, width=3)
+
+    def end() -> None:
+        other.complete(held)
+        assert other.finished()
+
+    pool.at(1.8, end)  # soon after the last row here
+
+    run(files, queue_source(files, clock, 4), pool)
+
+    assert sorted(pool.ran) == [1, 2, 3]
+    assert 1.8 <= clock.time() <= 1.8 + 1.0 * WAIT_SHARE
+
+
 def test_a_job_leaves_what_others_go_on_with(files: RunFiles, clock: ManualClock) -> None:
     other = queue_at(files, clock)
     other.put(0, 4)
@@ -784,6 +814,13 @@ def test_parts_of_a_job_hold_no_row_twice(files: RunFiles, clock: ManualClock) -
     assert sorted(rows) == list(range(40))
 
 
+@pytest.fixture
+def large_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims as large as where claiming is slow."""
+    monkeypatch.setattr(flowdist.workers.source, "SHORTEST_CLAIM", 2.0)
+
+
+@pytest.mark.usefixtures("large_claims")
 def test_what_is_claimed_and_not_begun_goes_to_others_before_a_time_limit(
     files: RunFiles, clock: ManualClock
 ) -> None:
@@ -810,6 +847,7 @@ def test_what_is_claimed_and_not_begun_goes_to_others_before_a_time_limit(
     assert outcome.ending == "time"
 
 
+@pytest.mark.usefixtures("large_claims")
 def test_what_is_claimed_goes_to_others_when_rows_turn_slow(
     files: RunFiles, clock: ManualClock
 ) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -21,9 +23,12 @@ from flowdist.workers.queue import Claim, Queue
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# A claim is worth this much of the job's time, or a fiftieth of the job's age, up to the longest:
-# a claim takes milliseconds, and what is claimed at the end is what others may have to wait for.
-CLAIM_SECONDS, CLAIM_SHARE, LONGEST_CLAIM = 2.0, 1 / 50, 60.0
+# A claim is worth fifty times what a ticket of it costs, be that a millisecond on a local disk or a
+# tenth of a second on a busy network filesystem. No more: what one job has claimed and not begun,
+# others may have to wait for. What a ticket costs, not the claim: larger claims cost more.
+CLAIM_SHARE, SHORTEST_CLAIM, LONGEST_CLAIM = 1 / 50, 0.1, 60.0
+# The median of so many claims: on a busy machine, any one may be interrupted for long.
+RECENT_CLAIMS = 9
 # What is not begun of a claim after so many times what it was worth is given back: rows have turned
 # slower, and others may wait for work. After each time the patience doubles.
 OVERDUE = 2.0
@@ -278,7 +283,9 @@ class QueueSource:
         self._held: list[_Held] = []
         self._pace = _Pace()
         self._rows_per_chunk = chunks.rows_per_chunk
-        self._started = self._idle_since = self._look_at = self._clock.monotonic()
+        self._idle_since = self._look_at = self._clock.monotonic()
+        # Seconds that each of the tickets took that were claimed of late.
+        self._costs: deque[float] = deque(maxlen=RECENT_CLAIMS)
         self._pause = FIRST_PAUSE
         # When what was claimed last should be done, and how patiently that is seen.
         self._due = math.inf
@@ -303,7 +310,9 @@ class QueueSource:
         if begun < self._look_at:
             return []
         found: list[Span] = []
+        tickets = 0
         while not found and (claims := self._queue.claim(self._worker, *self._sizes(idle, left))):
+            tickets += len(claims)
             if self._done_now is not None and not all(claim.fresh for claim in claims):
                 # Only now: once the claim is ours, who had it commits no more of it.
                 self._chunks = self._chunks.but(self._done_now())
@@ -311,8 +320,9 @@ class QueueSource:
             found = found if self._whole else _joined(found)
         now = self._clock.monotonic()
         if found:
+            self._costs.append((now - begun) / tickets)
             self._idle_since, self._pause = now, FIRST_PAUSE
-            self._due = now + self._patience * self._worth()
+            self._due = now + self._patience * max(self._worth(), self._expected(found))
         else:
             self._back_off(now, cost=now - begun)
         return found
@@ -330,8 +340,12 @@ class QueueSource:
 
     def _worth(self) -> float:
         """Seconds of the whole job that a claim should be worth."""
-        age = self._clock.monotonic() - self._started
-        return min(max(CLAIM_SECONDS, age * CLAIM_SHARE), LONGEST_CLAIM)
+        cost = statistics.median_low(self._costs) if self._costs else 0.0
+        return min(max(cost / CLAIM_SHARE, SHORTEST_CLAIM), LONGEST_CLAIM)
+
+    def _expected(self, spans: Sequence[Span]) -> float:
+        """Seconds these positions should take the job; tickets may be worth more than asked."""
+        return sum(s.stop - s.first for s in spans) * (self._pace.mean or 0.0) / self._width
 
     def _back_off(self, now: float, cost: float) -> None:
         longest = min(LONGEST_PAUSE, self._queue.lease / 2)
