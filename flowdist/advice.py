@@ -103,6 +103,8 @@ def _memory(usages: Sequence[JobUsage], plan: Plan) -> Iterable[str]:
         most = max((one.memory_asked or 0 for one in full), default=0)
         if not most:
             return
+        # Where SLURM looks only now and then, a job may have come far beyond what it asked for.
+        most = max([most, *(one.memory_used or 0 for one in full)])
         enough = [one.memory_asked or 0 for one in usages if one.state == JobState.DONE.value]
         wanted = min((size for size in enough if size > most), default=2 * most)
         workers = " or fewer workers" if plan.worker_count() > 1 else ""
@@ -120,7 +122,8 @@ def _memory(usages: Sequence[JobUsage], plan: Plan) -> Iterable[str]:
     if wanted <= WORTH * asked and asked > SMALL_MEMORY:
         yield f"memory={memory_text(wanted)!r} would do: {said} (half of it is added)"
     elif used > 0.9 * asked:
-        yield f"memory={memory_text(round_memory(int(asked * 1.25)))!r} is safer: {said}"
+        safer = round_memory(int(1.25 * max(asked, used)))
+        yield f"memory={memory_text(safer)!r} is safer: {said}"
 
 
 def _time(usages: Sequence[JobUsage], plan: Plan) -> Iterable[str]:

@@ -489,6 +489,25 @@ def _build(fields: dict[str, Any]) -> Plan:
     return PLANS[kind](**fields)
 
 
+# What others call it, and what is no matter of a plan.
+_ELSEWHERE: Mapping[str, str] = {
+    "mem": "memory",
+    "mem_gb": "memory, as in memory='8GB'",
+    "timeout_min": "time, as in time='90min'",
+    "walltime": "time",
+    "cpus_per_task": "cpus, of one worker, or cores_per_node, of one job",
+    "cores": "cpus, of one worker, or cores_per_node, of one job",
+    "processes": "workers",
+    "tasks_per_node": "workers",
+    "gpus_per_node": "gpus",
+    "queue": "partition",
+    "project": "account",
+    "slurm_partition": "partition",
+    "slurm_account": "account",
+    "retry": "the flow's or a stage's: flow(..., retry=...)",
+    "timeout": "a stage's: .stage(..., timeout=...); a job's is time",
+}
+
 # Pydantic's kinds of error, for which its own words would not say what to give instead.
 _GIVE: Mapping[str, str] = {
     "bool_parsing": "True or False",
@@ -502,6 +521,8 @@ def _sentence(problem: Any, known: Sequence[str]) -> str:
     """One sentence for one of pydantic's errors: the field, the value, what is allowed."""
     field, value = ".".join(map(str, problem["loc"][:1])), problem["input"]
     context = problem.get("ctx", {})
+    if problem["type"] == "extra_forbidden" and field in _ELSEWHERE:
+        return f"there is no field '{field}'; here it is {_ELSEWHERE[field]}"
     if problem["type"] == "extra_forbidden":
         help_ = nearest(field, known) or f"; the fields are {', '.join(known)}"
         return f"there is no field '{field}'{help_}"

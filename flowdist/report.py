@@ -176,14 +176,23 @@ def _jobs(run: Run) -> list[JobLine]:
     names = {int(p["first_job"]): f"reduce {p['table']}" for p in reduce_phases(run.manifest)}
     beats = list(run.files.beats())
     several = len({who.attempt for who, _ in beats}) > 1
-    return [_job(who, beat, names.get(who.job), several) for who, beat in beats]
+    live = not run.status().ended
+    last = max(run.files.attempts(), default=0)
+    return [
+        _job(who, beat, names.get(who.job), several, live=live and who.attempt == last)
+        for who, beat in beats
+    ]
 
 
-def _job(who: JobAttempt, beat: Mapping[str, Any], name: str | None, several: bool) -> JobLine:
+def _job(
+    who: JobAttempt, beat: Mapping[str, Any], name: str | None, several: bool, *, live: bool
+) -> JobLine:
     said = name or str(who.job)
+    # Who was killed had no chance to say so.
+    killed = beat["state"] == "running" and not live
     return JobLine(
         name=f"{said}, launch {who.attempt}" if several else said,
-        state=str(beat["state"]),
+        state="killed" if killed else str(beat["state"]),
         host=str(beat["host"]),
         rows=int(beat["ok"]) + int(beat["failed"]) + int(beat["skipped"]),
         failed=int(beat["failed"]),

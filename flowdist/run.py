@@ -252,7 +252,7 @@ class Run:
             as_: the kind of table: "pandas", "polars" or "arrow".
             errors: "raise" where rows failed; "keep" them, with the columns ``_status`` (ok,
                 failed, skipped, missing), ``_error``, ``_attempts`` and ``_seconds``; or "drop"
-                failed and missing rows.
+                failed rows, and with `partial` those that are missing.
             partial: take what is there now, without waiting, rows without a result being "missing".
             clashes: "text" turns an undeclared field whose types clash into text instead of
                 raising.
@@ -467,7 +467,7 @@ class Run:
 
         status = table.column("_status").to_numpy()
         failed, missing = int((status == FAILED).sum()), int((status == MISSING).sum())
-        if missing and not partial and errors != "drop":
+        if missing and not partial:
             now = self.status()
             known = f" ({now.reason})" if now.reason else ""
             if failed:

@@ -213,7 +213,9 @@ def _pace(beats: list[dict[str, Any]], left: int, now: float) -> tuple[float | N
     pace.
     """
     busy = [b for b in beats if b["state"] == "running"]
-    done = sum(int(b["ok"]) + int(b["failed"]) + int(b["skipped"]) for b in beats)
+    done = sum(
+        int(b["ok"]) + int(b["failed"]) + int(b["skipped"]) - int(b.get("before", 0)) for b in beats
+    )
     if not busy or not done:
         return None, None
     # A job that failed before it began has no start.

@@ -648,3 +648,13 @@ def test_a_run_that_was_deleted_is_not_called_lost() -> None:
     for asked in (run.status, run.collect, run.errors, run.delete, run.resume):
         with pytest.raises(RunNotFound, match="it was deleted"):
             asked()
+
+
+def test_rows_that_never_ran_are_not_dropped_with_those_that_failed() -> None:
+    run = finished(over(4, lambda x: 1 / (x - 2)))
+    for part in run.directory.glob("parts/*"):
+        part.unlink()
+
+    with pytest.raises(RunIncomplete, match="have no result"):
+        run.collect(errors="drop")
+    assert len(run.collect(errors="drop", partial=True)) == 0

@@ -446,3 +446,16 @@ def test_a_status_is_json_and_one_line(files: RunFiles) -> None:
         "demo-1: lost: its process never started; 6 rows have no result; 4 of 10 rows "
         "(4 ok, 0 failed, 0 skipped)"
     )
+
+
+def test_what_earlier_starts_of_a_job_have_done_does_not_count_as_its_pace(tmp_path: Path) -> None:
+    class Runs(LocalBackend):
+        def poll(self, handle: Handle) -> dict[int, JobState]:
+            return {0: JobState.RUNNING}
+
+    files = write_run(tmp_path / "run", rows=100)
+    files.put_beat(JobAttempt(0, 1), beat(ok=60, before=50))
+
+    status, _ = read_status(files.manifest(), Handle(files, 1, [0]), Runs(), now=1010.0)
+
+    assert status.rate == pytest.approx(1.0)

@@ -239,6 +239,8 @@ class Job:
         self._table = table
         self._parts = PartWriter(files, who, table, self._clock.monotonic())
         self._tally = before or Tally()
+        # Rows that earlier starts of the job have done.
+        self._before = self._tally.done
         self._sizer = _Sizer()
         self._work = _Work()
         self._outstanding = 0
@@ -467,6 +469,7 @@ class Job:
             "host": host(),
             "pid": os.getpid(),
             "rows": self._source.total,
+            "before": self._before,
             "ok": self._tally.ok,
             "failed": self._tally.failed,
             "skipped": self._tally.skipped,

@@ -8,6 +8,7 @@ from typing import Any
 
 from flowdist import flow, param_grid
 from flowdist.backends.slurm.checks import check, limit_findings, partition_findings
+from flowdist.backends.slurm.client import SlurmError
 from flowdist.backends.slurm.cluster import Limits, NodeType, Partition
 from flowdist.backends.slurm.places import Places
 from flowdist.backends.slurm.plans import Slurm, slurm
@@ -358,3 +359,14 @@ def test_where_all_nodes_are_this_machine_its_disks_will_do() -> None:
     checks = checked(slurm(time="1h", root="/data/runs"), cluster, mounts=ON_DISK)
 
     assert [c for c in checks if c.severity == "warning"] == []
+
+
+def test_a_controller_that_is_away_for_a_moment_keeps_nothing_from_being_submitted() -> None:
+    class Away(Cluster):
+        def partitions(self) -> list[Partition]:
+            words = "Unable to contact slurm controller (connect failure)"
+            raise SlurmError("scontrol", words, f"scontrol failed: {words}", passing=True)
+
+    found = [c for c in checked(slurm(time="1h"), Away()) if c.name == "slurm"]
+
+    assert [c.severity for c in found] == ["warning"]

@@ -486,3 +486,22 @@ def test_many_jobs_of_a_row_each_are_better_packed() -> None:
     assert warning.startswith("5,000 jobs of at most 1 row: ")
     assert "target_jobs=100" in warning
     assert summary_of(slurm(chunks_per_job=5), rows=5_000).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("mem_gb", "here it is memory"),
+        ("queue", "here it is partition"),
+        ("cpus_per_task", "here it is cpus"),
+        ("retry", "here it is the flow's"),
+    ],
+)
+def test_what_others_call_a_field_leads_to_ours(field: str, says: str) -> None:
+    with pytest.raises(PlanError, match=f"there is no field '{field}'; {says}"):
+        slurm(**{field: 1})
+
+
+def test_an_amount_of_memory_that_can_only_be_a_slip_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"memory=8 is 8 bytes for a job; .* gigabytes as '8G'"):
+        slurm(memory=8)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from flowdist.backends.slurm.client import SlurmError
 from flowdist.backends.slurm.cluster import Limits, NodeType, Partition, gpus
 from flowdist.backends.slurm.places import Places, environment_checks, quota_checks, root_checks
 from flowdist.backends.slurm.script import index_ranges, sbatch_script
@@ -72,8 +73,7 @@ def check(
     try:
         partitions = client.partitions()
     except BackendError as error:
-        what = f"SLURM does not answer: {error}"
-        return [*_places(plan, summary, places), _error("slurm", what, "try again in a while")]
+        return [*_places(plan, summary, places), _silent(error)]
     checks = [*_places(plan, summary, places)]
     if any(one.name in ("root", "python") for one in checks) and _only_here(client):
         checks = [one for one in checks if one.name not in ("root", "python")]
@@ -332,9 +332,21 @@ def _tested(plan: Slurm, jobs: int, client: Cluster) -> Iterator[Check]:
     try:
         said = client.test_only(script)
     except BackendError as error:
-        yield _refused(plan, error, client)
+        yield _silent(error) if _passing(error) else _refused(plan, error, client)
         return
     yield Check("sbatch", "info", f"SLURM takes the request ({plan.request()}){_start(said)}")
+
+
+def _passing(error: BackendError) -> bool:
+    return isinstance(error, SlurmError) and error.passing
+
+
+def _silent(error: BackendError) -> Check:
+    """SLURM gave no answer; a controller that restarts is back soon, and submitting waits."""
+    what = f"SLURM does not answer: {error}"
+    if _passing(error):
+        return Check("slurm", "warning", what, "submitting keeps trying for two minutes")
+    return _error("slurm", what, "see whether this machine can reach the cluster: scontrol ping")
 
 
 def _refused(plan: Slurm, error: BackendError, client: Cluster) -> Check:

@@ -40,6 +40,9 @@ __all__ = ["Slurm", "SlurmAllocation", "SlurmQueue", "slurm", "slurm_allocation"
 # gets, and far below the 1,001 tasks that SLURM's default MaxArraySize allows.
 MOST_JOBS = 100
 
+# No job runs in less; an int is bytes here, and megabytes to sbatch.
+LEAST_MEMORY = 1 << 20
+
 # The keeper reads which rows have ended, and calls sbatch. Its time is between these.
 KEEPER_MEMORY, KEEPER_SECONDS = 1 << 30, (300, 1800)
 
@@ -124,6 +127,12 @@ class Slurm(Plan):
             raise PlanError(
                 f"{name}: cpus={cpus} of one worker are more than cores_per_node="
                 f"{self.cores_per_node} of its job; lower cpus or raise cores_per_node"
+            )
+        asked = self.resources.memory
+        if asked and asked < LEAST_MEMORY:
+            raise PlanError(
+                f"{name}: memory={asked} is {asked} bytes for a job; write megabytes as "
+                f"'{asked}M' and gigabytes as '{asked}G'"
             )
         if self.resubmit and not self.requeue:
             raise PlanError(

@@ -121,7 +121,7 @@ def _usage(start: _Start, number: int) -> JobUsage:
     return JobUsage(
         job=job,
         attempt=attempt,
-        state=_state(own["State"], [step["State"] for step in start.steps]),
+        state=_state(start, max((size for size in used if size is not None), default=0)),
         node=own["NodeList"] if own["NodeList"] not in ("None assigned", "") else "",
         cpus_asked=_count(own["AllocCPUS"]),
         cpu_seconds=cpu_seconds(own["TotalCPU"]),
@@ -133,10 +133,16 @@ def _usage(start: _Start, number: int) -> JobUsage:
     )
 
 
-def _state(state: str, steps: Sequence[str]) -> str:
+def _state(start: _Start, used: int) -> str:
     """In our words, and SLURM's own where a start ended to be followed by another."""
-    word = state.split(" ")[0].rstrip("+")
-    if word not in ("TIMEOUT", "COMPLETED") and any(s.startswith("OUT_OF_ME") for s in steps):
+    word = start.own["State"].split(" ")[0].rstrip("+")
+    steps = [step["State"] for step in start.steps]
+    asked = _memory_asked(start.own, 1)
+    # Without control groups SLURM kills what it finds above its request, and calls it failed.
+    over = word == "FAILED" and asked is not None and used > asked
+    if over or (
+        word not in ("TIMEOUT", "COMPLETED") and any(s.startswith("OUT_OF_ME") for s in steps)
+    ):
         return JobState.OUT_OF_MEMORY.value
     if word == "REQUEUED":
         return "requeued"
