@@ -13,3 +13,4 @@ from fake_fixture import fake as fake
 from lab_fixture import cluster as cluster
 from lab_fixture import lab as lab
 from lab_fixture import lab_alone as lab_alone
+from lab_fixture import pytest_collection_modifyitems as pytest_collection_modifyitems

@@ -21,6 +21,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "labs" / "slurm"
 PATIENCE = 900.0  # seconds: for other tests to end, and for packages to be installed
+LIMIT = 300.0  # seconds for one test, without what it waits for the cluster
 
 
 class Lab:
@@ -179,3 +180,12 @@ def lab_alone(cluster: Lab) -> Iterator[Lab]:
             yield cluster
         finally:
             cluster.heal()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on the cluster are marked, and have time enough, not counting the wait for it."""
+    for item in items:
+        if {"lab", "lab_alone"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slurm)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(LIMIT, func_only=True))

@@ -82,7 +82,7 @@ def bash(script: str) -> str:
         (slurm_allocation(nodes=9, cores_per_node=196), {"nodes": "1", "cpus-per-task": "196"}),
         (slurm_queue(nodes=9, cores_per_node=16), {"nodes": "1", "cpus-per-task": "16"}),
         (slurm(memory="8GB"), {"mem": "8192M"}),
-        (slurm(memory=1), {"mem": "1M"}),
+        (slurm(memory=(1 << 20) + 1), {"mem": "2M"}),
         (slurm(memory="0"), {"mem": "0"}),
         (slurm(time="2h"), {"time": "2:00:00"}),
         (slurm(time="1-12:00:00"), {"time": "1-12:00:00"}),

@@ -103,7 +103,7 @@ import sys
 from pathlib import Path
 here = Path(sys.argv[1])
 sys.path[:0] = [str(here), str(here.parent)]
-from test_backend import squares
+from test_slurm_backend import squares
 squares(6, Path(sys.argv[2]), target_jobs=3).submit()
 """
 
