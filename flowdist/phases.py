@@ -54,6 +54,15 @@ def earlier(manifest: Mapping[str, Any], phase: Phase) -> list[Phase]:
     return [p for p in row_phases(manifest) if p["first_job"] < phase["first_job"]]
 
 
+def job_in(other: Phase, phase: Phase, job: int) -> int:
+    """The job of another phase of rows that is about the same rows as `job` of this one.
+
+    >>> job_in({"first_job": 0}, {"first_job": 10}, 13)
+    3
+    """
+    return job - int(phase["first_job"]) + int(other["first_job"])
+
+
 def jobs_of(manifest: Mapping[str, Any], wanted: Iterable[int]) -> list[int]:
     """All jobs of a launch that runs the `wanted` jobs of the layout: these in every phase of
     rows, and every reduce.

@@ -71,7 +71,7 @@ def load_parts(
     found = []
     since, wanted = _valid_since(files, table), tables_of(files.manifest(), table)
     for name in files.parts() if names is None else names:
-        attempt = JobAttempt.of(name.split("/")[-1]).attempt
+        attempt = JobAttempt.of(name).attempt
         if attempt < since:
             continue
         part = read_part(files.path(name))
@@ -96,7 +96,7 @@ def _valid_since(files: RunFiles, table: str) -> int:
         return 0
     phases = {phase["table"]: phase for phase in files.manifest()["phases"]}
     read = {phases[name]["first_job"] for name in phases[table]["reads"]}
-    ran = (JobAttempt.of(name.split("/")[-1]) for name in files.parts()) if read else ()
+    ran = (JobAttempt.of(name) for name in files.parts()) if read else ()
     return max((files.rows_since(), *(who.attempt for who in ran if who.job in read)))
 
 

@@ -129,8 +129,8 @@ class JobAttempt:
 
     @classmethod
     def of(cls, name: str) -> JobAttempt:
-        """From a file name that begins with one."""
-        job, attempt = re.split(r"[-.]", name)[:2]
+        """From the name of a file that begins with one, whatever folder it is in."""
+        job, attempt = re.split(r"[-.]", name.rpartition("/")[2])[:2]
         return cls(int(job), int(attempt))
 
 

@@ -27,7 +27,15 @@ import pyarrow as pa
 
 from flowdist.machine import cores_available
 from flowdist.parts import FAILED, MISSING, OK, SKIPPED
-from flowdist.phases import Phase, earlier, is_reduce, phase_of, reduce_phases, row_phases
+from flowdist.phases import (
+    Phase,
+    earlier,
+    is_reduce,
+    job_in,
+    phase_of,
+    reduce_phases,
+    row_phases,
+)
 from flowdist.results import count_states, row_states
 from flowdist.settings import host
 from flowdist.store import JobAttempt, RunFiles, await_parts
@@ -131,12 +139,12 @@ class Launch:
 
     def done_now(self, phase: Phase) -> NDArray[np.bool_]:
         """Which rows of a phase this launch has done by now, in the order of the layout."""
-        return in_layout_order(self.files, self._ended(phase, self.files.parts()))
+        return in_layout_order(self.files, self._ended(phase, None))
 
     def _ended(self, phase: Phase, names: Sequence[str] | None) -> NDArray[np.bool_]:
         """Which rows of a phase have a result in parts of this launch, shape (rows,)."""
         names = self.files.parts() if names is None else names
-        own = [n for n in names if JobAttempt.of(n.split("/")[-1]).attempt == self.attempt]
+        own = [n for n in names if JobAttempt.of(n).attempt == self.attempt]
         rows = int(self.manifest["layout"]["rows"])
         ended: NDArray[np.bool_] = row_states(self.files, rows, phase["table"], own) != MISSING
         return ended
@@ -164,15 +172,13 @@ class Launch:
         if self.plan["dispatch"] == "queue":
             return None
         of = next(p for p in row_phases(self.manifest) if p["table"] == table)
-        number = job - int(phase["first_job"]) + int(of["first_job"])
-        return self.files.parts_of(number, self.attempt)
+        return self.files.parts_of(job_in(of, phase, job), self.attempt)
 
     def jobs_before(self, phase: Phase, job: int) -> list[int] | None:
         """The jobs whose parts a job reads; None: any."""
         if is_reduce(phase) or self.plan["dispatch"] == "queue":
             return None
-        number = job - int(phase["first_job"])
-        return [int(p["first_job"]) + number for p in earlier(self.manifest, phase)]
+        return [job_in(p, phase, job) for p in earlier(self.manifest, phase)]
 
     def carried(self, phase: Phase, job: int, scratch: Path) -> None:
         """Prepare what earlier phases have returned for the workers of this one."""
@@ -270,11 +276,9 @@ class Launch:
         self, job: int, chunks: Chunks, table: pa.Table, phase: Phase, width: int = 1
     ) -> Source:
         """Where a job of the rows gets its work."""
-        whole = self.limits.whole_chunks
+        whole, number = self.limits.whole_chunks, job - int(phase["first_job"])
         if self.plan["dispatch"] == "queue":
-            queue = queue_of(
-                self.files, self.manifest, self.attempt, phase, place=job - int(phase["first_job"])
-            )
+            queue = queue_of(self.files, self.manifest, self.attempt, phase, place=number)
             # A name that no other start of this job has, on whatever host with whatever pid.
             worker = f"{host()}-{job}-{uuid.uuid4().hex[:8]}"
             queue.renew(worker)
@@ -287,7 +291,6 @@ class Launch:
                 done_now=lambda: self.done_now(phase),
             )
         # Chunks of a job are consecutive.
-        number = job - int(phase["first_job"])
         jobs = table.column("job").to_numpy()
         first, stop = np.searchsorted(jobs, [number, number + 1]).tolist()
         return StaticSource(chunks.spans(first, stop, whole=whole))

@@ -69,9 +69,10 @@ def _more_to_come(handle: Handle) -> bool:
     """Whether SLURM did not take all jobs of the launch, and those that it took brought the run
     forward: what has not come one row further would not the next time either.
     """
-    if all(job in places(handle) for job in handle.jobs):
+    taken = places(handle)
+    if all(job in taken for job in handle.jobs):
         return False
-    parts = (JobAttempt.of(Path(name).name) for name in handle.files.parts())
+    parts = (JobAttempt.of(name) for name in handle.files.parts())
     return any(who.attempt == handle.attempt for who in parts)
 
 

@@ -177,6 +177,7 @@ def remarks(
     """
     sizes = {int(a["id"]): a for a in arrays}
     running = sum(1 for r in queued if job_state(r) is JobState.RUNNING)
+    named = Counter(r.array for r in queued if r.task is not None)
     pending: dict[str, int] = defaultdict(int)
     waiting: dict[str, set[int]] = defaultdict(set)
     at_once: dict[str, int | None] = {}
@@ -184,8 +185,9 @@ def remarks(
         if record.array not in sizes or job_state(record) is not JobState.PENDING:
             continue
         array = sizes[record.array]
-        own = {r.task for r in queued if r.array == record.array and r.task is not None}
-        pending[record.reason] += 1 if record.task is not None else array["count"] - len(own)
+        # A record without a task stands for those of its array that have none of their own.
+        alone = record.task is not None
+        pending[record.reason] += 1 if alone else array["count"] - named[record.array]
         waiting[record.reason].add(record.array)
         at_once[record.reason] = array.get("limit")
     found = []

@@ -37,16 +37,15 @@ def main(arguments: list[str], environ: Mapping[str, str] | None = None) -> int:
         # sbatch was not heard to have worked, and was called again.
         sys.stderr.write(f"array {own} was submitted a second time; {counts} runs its jobs\n")
         return 0
-    who = JobAttempt(job, attempt)
-    before = files.path(files.part(who, 0)).exists()
-    restarts = int(environ.get("SLURM_RESTART_COUNT", "0"))
+    started_before = files.path(files.part(JobAttempt(job, attempt), 0)).exists()
+    again = started_before or int(environ.get("SLURM_RESTART_COUNT", "0")) > 0
     limit_threads_of(directory, job)
     from flowdist.workers.supervise import TIME_IS_UP, job_main
 
     parts = files.parts_of(job, attempt)
     # The script has become this process, so that its age counts what was done to set it up.
     began = psutil.Process().create_time()
-    code = job_main(directory, attempt, job, again=before or restarts > 0, began=began)
+    code = job_main(directory, attempt, job, again=again, began=began)
     if code == TIME_IS_UP and phase_of(files.manifest(), job)["plan"].get("resubmit"):
         if files.parts_of(job, attempt) == parts:
             sys.stderr.write(
