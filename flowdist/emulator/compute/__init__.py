@@ -1,0 +1,1 @@
+"""Compute pools, services and jobs, and the containers that these start."""

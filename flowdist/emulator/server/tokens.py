@@ -1,0 +1,23 @@
+"""Tokens of sessions and of containers: given out, checked, renewed, expired."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowdist.emulator.account import Account
+
+__all__ = ["Tokens"]
+
+
+class Tokens:
+    """Tokens of sessions and of containers: given out, checked, renewed, expired."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    def start(self) -> None:
+        """Begin what runs in the background."""
+
+    def close(self) -> None:
+        """End it."""

@@ -1,0 +1,1 @@
+"""Reading SQL and running it on DuckDB."""

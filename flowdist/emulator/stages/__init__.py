@@ -1,0 +1,1 @@
+"""The files of stages, over HTTP and as mounted directories."""

@@ -1,0 +1,1 @@
+"""Task graphs: how they are defined, scheduled and run."""

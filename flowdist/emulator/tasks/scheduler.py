@@ -1,0 +1,23 @@
+"""Runs task graphs: what is due, what waits for predecessors, what has ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowdist.emulator.account import Account
+
+__all__ = ["TaskScheduler"]
+
+
+class TaskScheduler:
+    """Runs task graphs: what is due, what waits for predecessors, what has ended."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    def start(self) -> None:
+        """Begin what runs in the background."""
+
+    def close(self) -> None:
+        """End it."""
