@@ -6,6 +6,10 @@
 # The interpreter is looked for; name one with: make PYTHON=/path/to/python test
 
 VENV := .venv
+# Clients of Snowflake that the emulator is tested with, each with what it pins: apart from the rest.
+CONNECTOR4 := .venv-connector4
+SNOW := .venv-snow
+FAKESNOW := .venv-fakesnow
 BIN := $(VENV)/bin
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14 python)
@@ -19,10 +23,10 @@ DEMO_READY := $(firstword $(wildcard $(VENV)/.installed-dev) $(VENV)/.installed-
 demo: $(DEMO_READY)
 	@$(BIN)/flowdist demo
 
-test: lint
+test: lint $(CONNECTOR4)/.installed $(SNOW)/.installed
 	@$(BIN)/python -m pytest -q -n auto
 
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.installed-bench $(FAKESNOW)/.installed
 	@set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python "$$file"; done
 
 docs: $(VENV)/.installed-docs
@@ -41,13 +45,22 @@ slurm-lab-stop:
 	@labs/slurm stop
 
 clean:
-	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CONNECTOR4) $(SNOW) $(FAKESNOW) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra: newer than pyproject.toml means that what it asks for is installed.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	@echo "Installing flowdist[$*] into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
+	@touch $@
+
+$(CONNECTOR4)/.installed: PACKAGES := 'snowflake-connector-python[pandas]>=4.8,<5'
+$(SNOW)/.installed: PACKAGES := 'snowflake-cli>=3.26'
+$(FAKESNOW)/.installed: PACKAGES := 'fakesnow[server]>=0.12' 'snowflake-connector-python<5'
+$(CONNECTOR4)/.installed $(SNOW)/.installed $(FAKESNOW)/.installed: Makefile | $(BIN)/python
+	@echo "Installing $(PACKAGES) into $(@D) ..."
+	@$(BIN)/python -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@touch $@
 
 $(BIN)/python:

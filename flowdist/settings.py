@@ -15,6 +15,15 @@ def default_root() -> Path:
     )
 
 
+def default_emulator() -> Path:
+    """Where the emulator of Snowflake lives: $FLOWDIST_EMULATOR, else ./.flowdist/emulator."""
+    return (
+        Path(os.environ.get("FLOWDIST_EMULATOR") or Path(".flowdist") / "emulator")
+        .expanduser()
+        .absolute()
+    )
+
+
 def in_ci() -> bool:
     """Whether output goes to a log that nobody watches live."""
     return os.environ.get("CI", "").lower() in ("1", "true", "yes")

@@ -48,6 +48,7 @@ _SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Take results": {"collect": "results"},
     "Change runs": {"cancel": "change", "resume": "change", "delete": "change"},
     "Set up": {"profiles": "setup", "completion": "setup", "worker": "setup"},
+    "Snowflake on this machine": {"emulator": "emulator"},
 }
 _MODULES = {name: module for section in _SECTIONS.values() for name, module in section.items()}
 _DEBUG = "flowdist.debug"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,14 @@ from typing import Any
 from flowdist.clock import Clock, SystemClock
 from flowdist.emulator import statements
 from flowdist.emulator.access import Access
+from flowdist.emulator.bootstrap import USER, bootstrap
+from flowdist.emulator.bulk import Rows, divided, run_rows
 from flowdist.emulator.catalog import Catalog
 from flowdist.emulator.compute.control import Compute
 from flowdist.emulator.compute.images import Images
 from flowdist.emulator.errors import SqlError
 from flowdist.emulator.faults import Faults
+from flowdist.emulator.history import History
 from flowdist.emulator.queries import Queries, Query, new_query_id
 from flowdist.emulator.result import Kind, Result, Transfer, message
 from flowdist.emulator.server.tokens import Tokens
@@ -24,13 +29,19 @@ from flowdist.emulator.session import Session
 from flowdist.emulator.sql.engine import Engine
 from flowdist.emulator.sql.lexer import split
 from flowdist.emulator.sql.parser import Parser
+from flowdist.emulator.sql.rewrite import pipeline
 from flowdist.emulator.stages.files import StageFiles
 from flowdist.emulator.stages.mounts import Mounts
+from flowdist.emulator.statements.secrets import masked
 from flowdist.emulator.tasks.scheduler import TaskScheduler
 
 __all__ = ["Account", "Settings"]
 
 KEPT_QUERY_IDS = 1000
+DDL = frozenset(["CREATE", "ALTER", "DROP", "UNDROP", "TRUNCATE", "GRANT", "REVOKE", "COMMENT"])
+"""Statements that begin with these commit the open transaction first, and are none themselves."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,10 @@ class Settings:
     visibility_delay: float = 0.0
     strict_mounts: bool = True
     runtime: str = "process"
+    grace: float = 30.0
+    """How long a container has between SIGTERM and SIGKILL when its service is stopped."""
+    seed: int = 0
+    """Of the faults that are left to chance."""
 
 
 class Account:
@@ -60,10 +75,12 @@ class Account:
         self.directory = directory
         self.settings = settings or Settings()
         self.clock = clock or SystemClock()
+        self.started = self.clock.time()
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.catalog = Catalog(directory / "catalog.sqlite", self.clock)
         self.engine = Engine(directory / "data.duckdb", self.catalog, self.clock)
         self.queries = Queries(self.clock)
+        self.history = History(directory / "history.sqlite")
         self.url = ""
         """Where the server listens, once it does: ``http://127.0.0.1:PORT``."""
         self._session_ids = itertools.count(self.catalog.setting("last_session", 0) + 1)
@@ -87,9 +104,16 @@ class Account:
             self.compute,
             self.tasks,
         )
+        bootstrap(self)
+
+    @property
+    def password(self) -> str:
+        """The password of the ready-made user."""
+        return str(self.catalog.require("user", (USER,)).data["password"])
 
     def start(self) -> None:
         """Begin what runs in the background, once it is known where the server listens."""
+        self.history.start()
         for part in self._parts:
             part.start()
 
@@ -98,12 +122,14 @@ class Account:
         for part in reversed(self._parts):
             part.close()
         self.engine.close()
+        self.history.close()
         self.catalog.close()
 
     def open_session(self, user: str, role: str, **rest: Any) -> Session:
         """A new session."""
         with self._lock:
             made = Session(next(self._session_ids), user, role, **rest)
+            self.access.prepare(made)
             self.catalog.keep("last_session", made.id)
             self.sessions[made.id] = made
         return made
@@ -113,12 +139,24 @@ class Account:
         with self._lock:
             self.sessions.pop(session.id, None)
         self.engine.forget(session)
+        self.files.forget(session)
+
+    def drop_schema(self, database: str, schema: str) -> None:
+        """Remove all that is in a schema: services end, files and tables go, then the rest."""
+        self.compute.drop_schema(database, schema)
+        for stage in self.catalog.all("stage", database, schema):
+            self.files.drop(stage)
+        self.engine.drop_schema(database, schema)
+        for found in self.catalog.inside(database, schema):
+            self.catalog.drop(found)
+        self.tasks.changed.set()
 
     def query(self, session: Session, sql: str, request_id: str = "") -> tuple[Query, bool]:
         """Enter a statement; and whether it is new, rather than one that a request repeats."""
         made = Query(
             id=new_query_id(),
-            text=sql,
+            text=masked(sql),
+            sql=sql,
             session_id=session.id,
             user=session.user,
             role=session.role,
@@ -148,9 +186,15 @@ class Account:
             error = failed
         except Exception as failed:  # a defect of the emulator is an answer too, not a dead client
             error = SqlError(603, "XX000", f"SQL execution internal error:\n{failed!r}")
+            # Not its words, which may have values in them that nobody is to find in a log.
+            at = "".join(traceback.format_tb(failed.__traceback__))
+            _log.error("query %s: %s at\n%s", query.id, type(failed).__name__, at)
         session.query_ids.append(query.id)
         del session.query_ids[:-KEPT_QUERY_IDS]
+        if error is not None:
+            _log.info("query %s of session %d: error %s", query.id, session.id, error.code)
         self.queries.finish(query, outcome, error)
+        self.history.note(query, session)
 
     def execute(self, session: Session, sql: str, binds: Sequence[Any] = ()) -> Result:
         """Run one statement to its end, as tasks do; SqlError if it fails."""
@@ -165,7 +209,7 @@ class Account:
     def _answer(
         self, session: Session, query: Query, binds: Sequence[Any], count: int | None
     ) -> Result | Transfer:
-        parts = split(query.text)
+        parts = split(query.sql or query.text)
         wanted = int(session.parameter("MULTI_STATEMENT_COUNT")) if count is None else count
         if not parts:
             raise SqlError(900, "42601", "SQL compilation error:\nempty SQL statement.")
@@ -182,17 +226,33 @@ class Account:
         for text in parts:
             child, _ = self.query(session, text)
             ids.append(child.id)
-            self.run(session, child, (), count=1)
+            own, binds = divided(text, binds)
+            self.run(session, child, own, count=1)
             if child.error is not None:
                 raise child.error
+            if isinstance(child.outcome, Transfer):
+                raise SqlError(2, "0A000", "PUT and GET cannot be one of several statements")
         done = message("Multiple statements executed successfully.")
         return Result(done.columns, done.table, Kind.MULTI, tuple(ids))
 
     def _one(
         self, context: statements.Context, sql: str, binds: Sequence[Any]
     ) -> Result | Transfer:
+        self.faults.before_statement(context.query)
+        if isinstance(binds, Rows):
+            return run_rows(context, sql, binds, self._dispatch)
+        return self._dispatch(context, sql, binds)
+
+    def _dispatch(
+        self, context: statements.Context, sql: str, binds: Sequence[Any]
+    ) -> Result | Transfer:
+        if "->>" in sql and len(pipeline(sql)) > 1:
+            return self.engine.run(context, sql, binds)
         parse = Parser(sql, binds)
+        changes = parse.word() in DDL and parse.word(1) != "SESSION"
         handler = statements.find_statement(parse)
         if handler is None:
             return self.engine.run(context, sql, binds)
+        if changes:
+            self.engine.commit(context.session)
         return handler(context, parse)

@@ -150,6 +150,25 @@ class Catalog:
             if self._objects.get(_key_of(target)) is target:
                 self._write(target)
 
+    def rename(self, target: Object, name: FullName | tuple[str, ...]) -> None:
+        """Give an object another name, or another place; SqlError 2002 where the name is taken."""
+        database, schema, last = _parts(name)
+        with self.lock:
+            key = (target.kind, database, schema, last)
+            if key in self._objects:
+                raise already_exists(_shown(name))
+            del self._objects[_key_of(target)]
+            target.database, target.schema, target.name = database, schema, last
+            self._objects[key] = target
+            self._write(target)
+            self.version += 1
+
+    def give(self, target: Object, owner: str) -> None:
+        """Make another role the owner of an object."""
+        with self.lock:
+            target.owner = owner
+            self._write(target)
+
     def drop(self, target: Object) -> None:
         """Forget an object; what lives inside it is the caller's business."""
         with self.lock:
@@ -158,6 +177,16 @@ class Catalog:
                 self._file.execute("DELETE FROM objects WHERE id = ?", (target.id,))
                 self._keep("last_id", self._last_id)
                 self.version += 1
+
+    def by_id(self, identity: int) -> Object | None:
+        """The object of that number, if there is one."""
+        with self.lock:
+            return next((o for o in self._objects.values() if o.id == identity), None)
+
+    def everything(self) -> list[Object]:
+        """All objects, oldest first."""
+        with self.lock:
+            return sorted(self._objects.values(), key=lambda o: o.id)
 
     def inside(self, database: str, schema: str | None = None) -> Iterator[Object]:
         """Everything that lives in a database or schema, for those that drop one."""

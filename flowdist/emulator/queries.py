@@ -18,6 +18,9 @@ __all__ = ["Queries", "Query", "State"]
 KEPT = 20_000
 """How many finished queries are remembered."""
 
+RESULT_BYTES = 1_000_000_000
+"""How much the results of remembered queries may take; the oldest are forgotten first."""
+
 
 class State(StrEnum):
     """As GET /monitoring/queries names them."""
@@ -38,7 +41,8 @@ class State(StrEnum):
 class Query:
     """One statement, from its arrival on. Times are Unix time in seconds.
 
-    Long-running handlers call :meth:`check` now and then, or wait on ``stop``.
+    Long-running handlers call :meth:`check` now and then, or wait on ``stop``. ``text`` is what may
+    be shown; ``sql`` what runs, where that is not the same: it may have secrets in it.
     """
 
     id: str
@@ -52,6 +56,7 @@ class Query:
     tag: str
     request_id: str
     started: float
+    sql: str = field(default="", repr=False)
     state: State = State.RUNNING
     ended: float | None = None
     outcome: Result | Transfer | None = None
@@ -60,6 +65,14 @@ class Query:
     stop: threading.Event = field(default_factory=threading.Event, repr=False)
     on_stop: list[Callable[[], None]] = field(default_factory=list, repr=False)
     """Called when the query is aborted, to interrupt what waits elsewhere (the SQL engine)."""
+    on_done: list[Callable[[], None]] = field(default_factory=list, repr=False)
+    """Called once it has ended; to be added by :meth:`Queries.when_done`."""
+    why_stopped: SqlError | None = None
+    """The error of a query that was stopped for another reason than that somebody asked for it."""
+    result_format: str = ""
+    """JSON or ARROW where the request wants it so, rather than as the session has it."""
+    bound: Result | None = None
+    """The rows that are bound to it, while it runs, where there are many."""
 
     def check(self) -> None:
         """Raise SqlError 604 if somebody has aborted the query."""
@@ -75,6 +88,8 @@ class Queries:
         self._lock = threading.Lock()
         self._by_id: OrderedDict[str, Query] = OrderedDict()
         self._by_request: dict[str, Query] = {}
+        self._with_results: OrderedDict[str, int] = OrderedDict()
+        self._bytes = 0
 
     def begin(self, query: Query) -> Query:
         """Enter a query; the one that the same request has brought before, if it has."""
@@ -87,19 +102,48 @@ class Queries:
             while len(self._by_id) > KEPT and next(iter(self._by_id.values())).state.ended:
                 _, old = self._by_id.popitem(last=False)
                 self._by_request.pop(old.request_id, None)
+                self._bytes -= self._with_results.pop(old.id, 0)
             return query
 
     def finish(
         self, query: Query, outcome: Result | Transfer | None, error: SqlError | None
     ) -> None:
         """Note how a query has ended, and wake who waits for it."""
+        if error is not None and query.stop.is_set() and query.why_stopped is not None:
+            error = query.why_stopped
         query.outcome, query.error = outcome, error
         query.ended = self._clock.time()
         if error is None:
             query.state = State.SUCCESS
         else:
             query.state = State.ABORTED if query.stop.is_set() else State.FAILED
-        query.done.set()
+        with self._lock:
+            if isinstance(outcome, Result):
+                self._account_for(query, outcome)
+            query.done.set()
+            waiting, query.on_done = query.on_done, []
+        for wake in waiting:
+            wake()
+
+    def when_done(self, query: Query, wake: Callable[[], None]) -> None:
+        """Call `wake` once a query has ended, from whatever thread that is; at once if it has."""
+        with self._lock:
+            if not query.done.is_set():
+                query.on_done.append(wake)
+                return
+        wake()
+
+    def _account_for(self, query: Query, result: Result) -> None:
+        """Forget the oldest results where all of them take too much."""
+        # The size of a few rows takes longer to find out than they are worth.
+        size = result.table.nbytes if result.table.num_rows > 100 else 1000
+        self._with_results[query.id] = size
+        self._bytes += size
+        while self._bytes > RESULT_BYTES and len(self._with_results) > 1:
+            name, size = self._with_results.popitem(last=False)
+            self._bytes -= size
+            if name in self._by_id:
+                self._by_id[name].outcome = None
 
     def find(self, query_id: str) -> Query | None:
         """The query of that id, if it is remembered."""

@@ -8,32 +8,9 @@ from typing import Any
 
 from flowdist.emulator.errors import no_current_database, no_current_schema
 from flowdist.emulator.names import FullName
+from flowdist.emulator.parameters import DEFAULTS
 
 __all__ = ["DEFAULTS", "Session"]
-
-DEFAULTS: dict[str, Any] = {
-    "ABORT_DETACHED_QUERY": False,
-    "AUTOCOMMIT": True,
-    "CLIENT_SESSION_KEEP_ALIVE": False,
-    "CLIENT_SESSION_KEEP_ALIVE_HEARTBEAT_FREQUENCY": 3600,
-    "CLIENT_TELEMETRY_ENABLED": False,
-    "DATE_OUTPUT_FORMAT": "YYYY-MM-DD",
-    "HYBRID_TABLE_LOCK_TIMEOUT": 3600,
-    "LOCK_TIMEOUT": 43200,
-    "MULTI_STATEMENT_COUNT": 1,
-    "PYTHON_CONNECTOR_QUERY_RESULT_FORMAT": "ARROW",
-    "QUERY_TAG": "",
-    "STATEMENT_TIMEOUT_IN_SECONDS": 172800,
-    "TIMESTAMP_LTZ_OUTPUT_FORMAT": "",
-    "TIMESTAMP_NTZ_OUTPUT_FORMAT": "YYYY-MM-DD HH24:MI:SS.FF3",
-    "TIMESTAMP_OUTPUT_FORMAT": "YYYY-MM-DD HH24:MI:SS.FF3 TZHTZM",
-    "TIMESTAMP_TZ_OUTPUT_FORMAT": "",
-    "TIMESTAMP_TYPE_MAPPING": "TIMESTAMP_NTZ",
-    "TIMEZONE": "America/Los_Angeles",
-    "TIME_OUTPUT_FORMAT": "HH24:MI:SS",
-    "TRANSACTION_ABORT_ON_ERROR": False,
-}
-"""Session parameters with Snowflake's defaults; one that is not here is unknown to the emulator."""
 
 
 @dataclass
@@ -55,11 +32,15 @@ class Session:
     """Those that differ from their defaults."""
     variables: dict[str, Any] = field(default_factory=dict)
     """What SET has set."""
+    variable_times: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """When each of them was first set and last set, in Unix time."""
     query_ids: list[str] = field(default_factory=list)
     """The last queries, oldest first, for LAST_QUERY_ID."""
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     task: dict[str, Any] | None = None
     """In a session that runs the body of a task: the run it belongs to."""
+    secondary_roles: str = "NONE"
+    """ALL or NONE: whether the user's other roles count too, except for creating objects."""
 
     def parameter(self, name: str) -> Any:
         """The value of a session parameter, as ALTER SESSION has set it or the default."""

@@ -1,34 +1,385 @@
-"""Rows: Snowflake's SQL on DuckDB."""
+"""Rows: Snowflake's SQL on DuckDB.
+
+One DuckDB file holds the tables of all databases; a table ``DB.SCHEMA.T`` is the DuckDB table
+``"DB.SCHEMA"."T"``. Every session has a DuckDB connection of its own. A statement is translated
+(`translate.py`), which is remembered, gets its values, and runs (`running.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+from sqlglot import exp
+
 from flowdist.clock import Clock
 from flowdist.emulator.catalog import Catalog
-from flowdist.emulator.result import Result
+from flowdist.emulator.errors import SqlError
+from flowdist.emulator.names import FullName, quoted
+from flowdist.emulator.result import Kind, Result
 from flowdist.emulator.session import Session
+from flowdist.emulator.sql.connection import Connection
+from flowdist.emulator.sql.dialect import parse
+from flowdist.emulator.sql.evaluation import Evaluation
+from flowdist.emulator.sql.failures import from_duckdb
+from flowdist.emulator.sql.literals import taken_out
+from flowdist.emulator.sql.locks import Locks
+from flowdist.emulator.sql.macros import MACROS
+from flowdist.emulator.sql.parser import Parser
+from flowdist.emulator.sql.rewrite import pipeline, rewrite
+from flowdist.emulator.sql.running import Runner, counts
+from flowdist.emulator.sql.tables import REQUESTS, TableIndex, TableInfo, schema_of
+from flowdist.emulator.sql.transaction import Transaction
+from flowdist.emulator.sql.translate import Plan, translate
 
 if TYPE_CHECKING:
     from flowdist.emulator.statements import Context
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "TableInfo"]
+
+_PRIVILEGES = {
+    Kind.INSERT: ("INSERT",),
+    Kind.UPDATE: ("UPDATE",),
+    Kind.DELETE: ("DELETE",),
+    Kind.MERGE: (),
+}
+"""What DML needs on its target; of a MERGE it depends on its clauses, see `Plan.actions`."""
+REQUESTS_KEPT = 6 * 3600.0
+"""How long it is remembered what a request has done, in seconds."""
+REMEMBERED = 2000
+"""How many translations are kept."""
 
 
 class Engine:
-    """One DuckDB file with the tables of all databases."""
+    """One DuckDB file with the tables of all databases; every method may be called from any
+    thread.
+    """
 
     def __init__(self, path: Path, catalog: Catalog, clock: Clock) -> None:
         self.catalog = catalog
+        self.clock = clock
+        self.index = TableIndex()
+        self.locks = Locks(clock)
+        self.commits = 0
+        """How many transactions have committed: a snapshot with an earlier number is stale."""
+        self.changed: dict[FullName, int] = {}
+        """The number of the last commit that has changed a table."""
+        self.changing = threading.RLock()
+        """Held while tables come, change or go."""
+        self._lock = threading.Lock()
+        self._database = duckdb.connect(str(path))
+        self._connections: dict[int, Connection] = {}
+        self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        with self._database.cursor() as cursor:
+            cursor.execute("SET old_implicit_casting = true")
+            cursor.execute("SET threads = 1")  # statements are small, and sessions many
+            cursor.execute("SET fsync_mode = 'NONE'")  # a killed process loses nothing by that
+            cursor.execute("BEGIN")
+            self.index.load(cursor)
+            for macro in MACROS:
+                cursor.execute(macro)
+            old = clock.time() - REQUESTS_KEPT
+            cursor.execute(f"DELETE FROM {REQUESTS} WHERE received < ?", [old])
+            cursor.execute("COMMIT")
+            found = cursor.execute(f"SELECT request, outcome FROM {REQUESTS}").fetchall()
+        self._requests = dict(found)
 
-    def close(self) -> None:
-        """Roll back what is open and close the file."""
+    # -- sessions
+
+    def connection(self, session: Session) -> Connection:
+        """The session's connection, made when it is first needed."""
+        with self._lock:
+            found = self._connections.get(session.id)
+            if found is None:
+                found = Connection(self._database.cursor())
+                self._connections[session.id] = found
+            return found
 
     def forget(self, session: Session) -> None:
         """Roll back a session's transaction and drop its temporary tables."""
+        with self._lock:
+            found = self._connections.pop(session.id, None)
+        if found is None:
+            return
+        with found.lock:
+            transaction, found.transaction = found.transaction, None
+            found.close()
+        if transaction is not None:
+            self.locks.release(transaction)
+
+    def close(self) -> None:
+        """Roll back what is open and close the file."""
+        with self._lock:
+            for connection in self._connections.values():
+                with contextlib.suppress(duckdb.Error):
+                    connection.close()
+            self._connections.clear()
+            with contextlib.suppress(duckdb.Error):
+                self._database.execute("CHECKPOINT")
+            self._database.close()
+
+    # -- statements
+
+    def outcome_of_request(self, request_id: str) -> Result | None:
+        """What DML answered that the same request brought before the server was started; it is not
+        to run again.
+        """
+        text = self._requests.get(request_id)
+        if text is None:
+            return None
+        kind, names, numbers = json.loads(text)
+        return counts(Kind(kind), numbers, names)
 
     def run(self, context: Context, sql: str, binds: Sequence[Any] = ()) -> Result:
-        """Run one statement of SQL in the session of a context."""
-        raise NotImplementedError
+        """Run one statement of SQL in the session of a context; SqlError where it fails."""
+        if "->>" in sql:
+            return self._pipeline(context, pipeline(sql), binds)
+        connection = self.connection(context.session)
+        with connection.lock:
+            return self._run(context, connection, sql, binds, None)
+
+    def _run(
+        self,
+        context: Context,
+        connection: Connection,
+        sql: str,
+        binds: Sequence[Any],
+        piped: list[Result] | None,
+    ) -> Result:
+        try:
+            connection.set_zone(str(context.session.parameter("TIMEZONE")))
+            evaluation, plan = self._prepared(context, connection, sql, binds, piped)
+            self._authorize(context, plan)
+            if plan.target is not None and context.query.request_id in self._requests:
+                done = self.outcome_of_request(context.query.request_id)
+                if done is not None:
+                    return done
+            return Runner(self, context, connection).run(plan, evaluation)
+        except duckdb.Error as error:
+            raise from_duckdb(error) from None
+
+    def _prepared(
+        self,
+        context: Context,
+        connection: Connection,
+        sql: str,
+        binds: Sequence[Any],
+        piped: list[Result] | None,
+    ) -> tuple[Evaluation, Plan]:
+        """A statement's plan, of the text without its literals where that makes sense."""
+        general = taken_out(sql) if not binds else None
+        if general is not None:
+            with contextlib.suppress(SqlError):  # the error is to be that of the text as it is
+                evaluation = Evaluation(self, context, connection, general[1], piped)
+                return evaluation, self._plan(evaluation, general[0])
+        evaluation = Evaluation(self, context, connection, binds, piped)
+        return evaluation, self._plan(evaluation, sql)
+
+    def _plan(self, evaluation: Evaluation, sql: str) -> Plan:
+        env = evaluation.environment()
+        key = (
+            sql,
+            env.database,
+            env.schema,
+            env.mapping,
+            env.bind_types,
+            self.index.version,
+            evaluation.connection.temporary_version and id(evaluation.connection),
+            evaluation.connection.temporary_version,
+        )
+        with self._lock:
+            found = self._plans.get(key)
+            if found is not None:
+                self._plans.move_to_end(key)
+                return found
+        try:
+            plan = translate(sql, env)
+        except RecursionError:
+            raise SqlError(
+                1002, "42601", "SQL compilation error:\nthe statement is nested too deeply"
+            ) from None
+        if plan.cacheable:
+            with self._lock:
+                self._plans[key] = plan
+                if len(self._plans) > REMEMBERED:
+                    self._plans.popitem(last=False)
+        return plan
+
+    def _authorize(self, context: Context, plan: Plan) -> None:
+        """SqlError where the session may not do that with these tables."""
+        access, session = context.account.access, context.session
+        if plan.reads or plan.target is not None:
+            access.require_compute(session)
+        for info in plan.reads:
+            access.require_table(session, "SELECT", info)
+        if plan.target is not None:
+            for privilege in plan.actions or _PRIVILEGES[plan.kind]:
+                access.require_table(session, privilege, plan.target)
+
+    def _pipeline(self, context: Context, parts: list[str], binds: Sequence[Any]) -> Result:
+        """``a ->> b``: each statement may read those before it as $1, $2 ... from the nearest."""
+        from flowdist.emulator.statements import find_statement
+
+        results: list[Result] = []
+        for part in parts:
+            parse_ = Parser(part, binds)
+            handler = find_statement(parse_)
+            if handler is not None:
+                found = handler(context, parse_)
+                if not isinstance(found, Result):
+                    raise SqlError(2, "0A000", f"not supported by the emulator: {part}")
+            else:
+                connection = self.connection(context.session)
+                with connection.lock:
+                    found = self._run(context, connection, part, binds, results)
+            results.insert(0, found)
+        return results[0]
+
+    # -- transactions
+
+    def begin(self, session: Session, name: str = "", implicit: bool = False) -> None:
+        """Begin a transaction, unless one is open."""
+        connection = self.connection(session)
+        with connection.lock:
+            if connection.transaction is None:
+                connection.transaction = Transaction(self.clock.time(), implicit, name)
+
+    def commit(self, session: Session) -> None:
+        """Make what the open transaction has written permanent, if one is open."""
+        self._end(session, "COMMIT")
+
+    def rollback(self, session: Session) -> None:
+        """Undo what the open transaction has written, if one is open."""
+        self._end(session, "ROLLBACK")
+
+    def _end(self, session: Session, word: str) -> None:
+        connection = self.connection(session)
+        with connection.lock:
+            transaction, connection.transaction = connection.transaction, None
+            if transaction is None:
+                return
+            try:
+                if transaction.snapshot is not None:
+                    with self.locks.writing:
+                        connection.cursor.execute(word)
+                        if word == "COMMIT":
+                            self.committed(transaction.tables())
+            except duckdb.Error as error:
+                raise from_duckdb(error) from None
+            finally:
+                self.locks.release(transaction)
+
+    def committed(self, tables: set[FullName]) -> None:
+        """Note that tables have changed."""
+        with self._lock:
+            self.commits += 1
+            self.changed.update(dict.fromkeys(tables, self.commits))
+
+    def open_transactions(self) -> list[tuple[int, Transaction]]:
+        """The explicit transactions, each with the id of its session."""
+        with self._lock:
+            found = [(i, c.transaction) for i, c in self._connections.items()]
+        return [(i, transaction) for i, transaction in found if transaction is not None]
+
+    def in_transaction(self, session: Session) -> bool:
+        """Whether a transaction is open."""
+        return self.connection(session).transaction is not None
+
+    @contextlib.contextmanager
+    def transaction(self, session: Session) -> Iterator[None]:
+        """All statements inside take effect together or not at all; part of the open transaction
+        where there is one.
+        """
+        if self.in_transaction(session):
+            yield
+            return
+        self.begin(session)
+        try:
+            yield
+        except BaseException:
+            self.rollback(session)
+            raise
+        self.commit(session)
+
+    # -- tables
+
+    def find(self, session: Session, name: FullName, *kinds: str) -> TableInfo | None:
+        """A table or view as a session sees it, or an object of `kinds`."""
+        found = self.connection(session).temporary.get(name)
+        if found is not None and (not kinds or found.kind in kinds):
+            return found
+        return self.index.find(name, *kinds)
+
+    def tables(self, database: str | None = None, schema: str | None = None) -> list[TableInfo]:
+        """All tables, views and sequences but temporary ones, by name."""
+        return [
+            info
+            for info in self.index.all()
+            if database in (None, info.name.database) and schema in (None, info.name.schema)
+        ]
+
+    def count(self, info: TableInfo) -> int:
+        """How many rows a table has, as far as they are committed."""
+        with self._database.cursor() as cursor:
+            try:
+                rows = cursor.execute(f"SELECT count(*) FROM {info.physical}").fetchall()
+            except duckdb.Error:
+                return 0
+        return int(rows[0][0])
+
+    def next_value(self, info: TableInfo) -> int:
+        """What a sequence will give next."""
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(
+                "SELECT last_value FROM duckdb_sequences() "
+                "WHERE schema_name = ? AND sequence_name = ?",
+                [schema_of(info.name.database, info.name.schema), info.name.name],
+            ).fetchall()
+        last = rows[0][0] if rows else None
+        return info.start if last is None else int(last) + info.increment
+
+    def give(self, name: FullName, kind: str, owner: str) -> None:
+        """Make another role the owner of a table, view or sequence."""
+        with self.changing, self._database.cursor() as cursor:
+            info = self.index.find(name, kind)
+            if info is not None:
+                changed = replace(info, owner=owner)
+                self.index.write(cursor, changed)
+                self.index.put(changed)
+
+    def drop_schema(self, database: str, schema: str) -> None:
+        """Drop all tables, views and sequences of a schema."""
+        with self.changing, self._database.cursor() as cursor:
+            gone = list(self.index.inside(database, schema))
+            cursor.execute("BEGIN")
+            try:
+                for info in gone:
+                    self.index.erase(cursor, info)
+                    for column in info.columns:
+                        if column.sequence:
+                            cursor.execute(f'DROP SEQUENCE "$emulator".{column.sequence}')
+                cursor.execute(
+                    f"DROP SCHEMA IF EXISTS {quoted(schema_of(database, schema))} CASCADE"
+                )
+                cursor.execute("COMMIT")
+            except duckdb.Error as error:
+                with contextlib.suppress(duckdb.Error):
+                    cursor.execute("ROLLBACK")
+                raise from_duckdb(error) from None
+            for info in gone:
+                self.index.remove(info)
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection of its own, to be closed by who asked for it."""
+        return self._database.cursor()
+
+    def view_query(self, info: TableInfo) -> exp.Expr:
+        """The tree of a view's query."""
+        return parse(rewrite(info.query).sql)

@@ -9,10 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 
 from flowdist.emulator.errors import SqlError, syntax_error
 
 __all__ = ["Lexeme", "Token", "line_and_position", "split", "tokens"]
+
+REMEMBERED = 4000
+"""Texts up to so many characters are remembered: a statement is looked at more than once."""
 
 
 class Lexeme(Enum):
@@ -78,6 +82,11 @@ _ESCAPE = re.compile(r"''|\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
 def tokens(sql: str) -> list[Token]:
     """All tokens of a text, comments left out; SqlError where a literal is not closed."""
+    return list(_tokens(sql) if len(sql) <= REMEMBERED else _tokens.__wrapped__(sql))
+
+
+@lru_cache(maxsize=2000)
+def _tokens(sql: str) -> tuple[Token, ...]:
     found = []
     at = 0
     while at < len(sql):
@@ -89,7 +98,7 @@ def tokens(sql: str) -> list[Token]:
             text = match.group()
             found.append(Token(_KINDS[kind], text, _value(kind, text), at, match.end()))
         at = match.end()
-    return found
+    return tuple(found)
 
 
 def split(sql: str) -> list[str]:

@@ -59,6 +59,11 @@ class Parser:
         self._at = len(self._tokens)
         return self.sql[token.start :].rstrip().rstrip(";").rstrip() if token else ""
 
+    @property
+    def binds(self) -> list[Any]:
+        """The bound values that no ``?`` has taken yet, for those that pass the rest on."""
+        return self._binds[self._bound :]
+
     def position(self) -> int:
         """Where the next token begins in the text."""
         token = self.peek()

@@ -11,7 +11,7 @@ from flowdist.emulator.catalog import Object
 from flowdist.emulator.session import Session
 from flowdist.emulator.sql.parser import Parser
 
-__all__ = ["Filter", "like", "moment", "read_filter"]
+__all__ = ["Filter", "like", "moment", "read_filter", "read_name_filter"]
 
 LARGEST = 10_000
 """How many rows a SHOW gives at the most."""
@@ -65,12 +65,21 @@ def read_filter(parse: Parser, session: Session, kinds: Collection[str] = ()) ->
     within = None
     if parse.accept("IN"):
         database, schema, within = _scope(parse, session, kinds)
+    return Filter(pattern, database, schema, within, *_names(parse))
+
+
+def read_name_filter(parse: Parser) -> Filter:
+    """The same for objects of the account, which are in no database: there is no IN."""
+    pattern = parse.text() if parse.accept("LIKE") else None
+    return Filter(pattern, None, None, None, *_names(parse))
+
+
+def _names(parse: Parser) -> tuple[str, int, str | None]:
     prefix = parse.text() if parse.accept("STARTS", "WITH") else ""
-    limit, after = LARGEST, None
-    if parse.accept("LIMIT"):
-        limit = parse.integer()
-        after = parse.text() if parse.accept("FROM") else None
-    return Filter(pattern, database, schema, within, prefix, limit, after)
+    if not parse.accept("LIMIT"):
+        return prefix, LARGEST, None
+    limit = parse.integer()
+    return prefix, limit, parse.text() if parse.accept("FROM") else None
 
 
 def _scope(

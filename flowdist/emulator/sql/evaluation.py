@@ -1,0 +1,173 @@
+"""The values that a statement gets: binds, constants, what registered functions answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlglot import exp
+
+from flowdist.emulator.errors import SqlError, unsupported
+from flowdist.emulator.names import FullName
+from flowdist.emulator.result import Result
+from flowdist.emulator.sql import datatypes
+from flowdist.emulator.sql.binder import Binder, Environment
+from flowdist.emulator.sql.connection import Connection
+from flowdist.emulator.sql.dialect import duck
+from flowdist.emulator.sql.expressions import Expressions
+from flowdist.emulator.sql.parameters import Bind, Call, Constant, Now, Parameter
+from flowdist.emulator.sql.parser import Parser
+from flowdist.emulator.sql.scopes import Scope
+from flowdist.emulator.sql.tables import TableInfo
+
+if TYPE_CHECKING:
+    from flowdist.emulator.sql.engine import Engine
+    from flowdist.emulator.statements import Context
+
+__all__ = ["Evaluation"]
+
+
+class Evaluation:
+    """What one run of a statement asks for. ``piped`` are the results before it in ``->>``."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        context: Context,
+        connection: Connection,
+        binds: Sequence[Any],
+        piped: list[Result] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.context = context
+        self.connection = connection
+        self.binds = binds
+        self.piped = piped
+        self.now = datetime.fromtimestamp(engine.clock.time(), UTC)
+
+    def environment(self) -> Environment:
+        """What the translation of a statement depends on."""
+        session = self.context.session
+        return Environment(
+            database=session.database,
+            schema=session.schema,
+            mapping=str(session.parameter("TIMESTAMP_TYPE_MAPPING")),
+            bind_types=tuple(datatypes.from_value(value) for value in self.binds),
+            find=self.find,
+            view=self.engine.view_query,
+            call_table=self.call_table,
+            scalar=_is_scalar,
+            constant=self.constant,
+            variable=self.variable,
+            name_in=lambda text: Parser("").name_in(text),
+            piped=self.piped_result,
+        )
+
+    # -- names
+
+    def find(
+        self, parts: tuple[str, ...], database: str | None, schema: str | None, *kinds: str
+    ) -> TableInfo | None:
+        """The table of a name, as a session with that database and schema sees it."""
+        *above, name = parts
+        database = above[-2] if len(above) == 2 else database
+        schema = above[-1] if above else schema
+        if database is None or schema is None:
+            return None
+        full = FullName(database, schema, name)
+        return self.engine.find(self.context.session, full, *kinds)
+
+    def variable(self, name: str) -> Any:
+        """The value of a session variable."""
+        found = self.context.session.variables
+        if name not in found:
+            raise SqlError(
+                2211,
+                "02000",
+                "SQL compilation error: error line 1 at position 0\n"
+                f"Session variable '${name}' does not exist",
+            )
+        return found[name]
+
+    def piped_result(self, number: int) -> Result:
+        """What ``$1`` stands for after FROM: the statement before this one."""
+        if self.piped is None or not 1 <= number <= len(self.piped):
+            raise unsupported(f"FROM ${number}")
+        return self.piped[number - 1]
+
+    # -- calls
+
+    def call_table(self, name: str, arguments: list[Any], named: dict[str, Any]) -> Result | None:
+        """Call a registered table function, or RESULT_SCAN."""
+        from flowdist.emulator.statements import TABLES
+
+        if name == "RESULT_SCAN":
+            return self.result_scan(*arguments)
+        found = TABLES.get(name)
+        return None if found is None else found(self.context, *arguments, **named)
+
+    def result_scan(self, query_id: Any = None, *rest: Any) -> Result:
+        """The rows of a query that has run."""
+        if not isinstance(query_id, str) or rest:
+            raise unsupported("RESULT_SCAN of something other than the id of a query")
+        query = self.context.account.queries.find(query_id)
+        if query is None or query.user != self.context.session.user:
+            raise SqlError(709, "02000", f"Statement {query_id} not found")
+        if query.error is not None:
+            raise query.error
+        if not isinstance(query.outcome, Result):
+            raise unsupported(f"RESULT_SCAN of the query {query_id}, which has no rows")
+        return query.outcome
+
+    # -- values
+
+    def values(self, parameters: Sequence[Parameter]) -> list[Any]:
+        """What parameters are, in their order."""
+        return [self.value(parameter) for parameter in parameters]
+
+    def value(self, parameter: Parameter) -> Any:
+        """What a parameter is."""
+        if isinstance(parameter, Bind):
+            return _plain(self.binds[parameter.position])
+        if isinstance(parameter, Now):
+            return self.now
+        if isinstance(parameter, Constant):
+            values = self.values(parameter.parameters)
+            return self.connection.value(parameter.sql, values)
+        assert isinstance(parameter, Call)
+        return self.call(parameter)
+
+    def call(self, what: Call) -> Any:
+        """Call a registered function."""
+        from flowdist.emulator.statements import SCALARS
+
+        arguments = [
+            self.value(argument) if isinstance(argument, Parameter) else argument
+            for argument in what.arguments
+        ]
+        return SCALARS[what.name](self.context, *arguments)
+
+    def constant(self, node: exp.Expr) -> Any:
+        """The value of a constant expression, as a Python value."""
+        if node.find(exp.Column) is not None:
+            raise unsupported(f"{node.sql('snowflake')} as an argument: it is not a constant")
+        binder = Binder(self.environment())
+        made = Expressions(binder)(node.copy(), Scope(), raw=False)
+        if "literal" in made.meta:
+            return made.meta["literal"]
+        return self.connection.value(f"SELECT {duck(made)}", self.values(binder.parameters))
+
+
+def _is_scalar(name: str) -> bool:
+    from flowdist.emulator.statements import SCALARS
+
+    return name in SCALARS
+
+
+def _plain(value: Any) -> Any:
+    """A bound value as DuckDB takes it: a TIMESTAMP_TZ is an instant with its offset."""
+    if not isinstance(value, datetime) or value.tzinfo in (None, UTC):
+        return value
+    offset = value.utcoffset() or timedelta()
+    return {"t": value.astimezone(UTC), "o": int(offset.total_seconds()) // 60}

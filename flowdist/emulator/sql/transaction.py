@@ -1,0 +1,101 @@
+"""Explicit transactions: READ COMMITTED over DuckDB's snapshots.
+
+A transaction that has written nothing has no DuckDB transaction: each statement sees what is
+committed when it begins. With the first write a DuckDB transaction begins, whose snapshot would
+hide what others commit from then on. So all that is written is also noted, as rows, and before a
+statement that comes after another's commit the DuckDB transaction is rolled back and made anew with
+the same rows on top of what is committed by then. The locks of `locks.py`, which stay, keep others
+off these rows meanwhile. A failed statement is undone the same way.
+
+An UPDATE, DELETE or MERGE of a standard table is noted as the statement itself. From then on reads
+keep the snapshot, and a write gets a new one only if its table has changed since; then the
+statement runs again and sees rows that others have added meanwhile, which Snowflake's would not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from flowdist.emulator.names import FullName
+from flowdist.emulator.sql.locks import Owner
+from flowdist.emulator.sql.tables import TableInfo
+
+__all__ = ["Rerun", "Transaction", "Written"]
+
+_ids = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Rows that a transaction has put into a table, in place of those with keys in ``removed``."""
+
+    table: TableInfo
+    rows: pa.Table | None = None
+    removed: pa.Table | None = None
+
+    def apply(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """Do it again."""
+        name = self.table.physical
+        if self.removed is not None and self.removed.num_rows:
+            keys = ", ".join(f'"{c}"' for c in self.removed.column_names)
+            cursor.register("$removed", self.removed)
+            cursor.execute(
+                f'DELETE FROM {name} WHERE ({keys}) IN (SELECT ({keys}) FROM "$removed")'
+            )
+            cursor.unregister("$removed")
+        if self.rows is not None and self.rows.num_rows:
+            cursor.register("$rows", self.rows)
+            cursor.execute(f'INSERT INTO {name} SELECT * FROM "$rows"')
+            cursor.unregister("$rows")
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A statement that has changed a standard table."""
+
+    table: TableInfo
+    run: Callable[[], Any]
+
+    def apply(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """Do it again."""
+        self.run()
+
+
+@dataclass(eq=False)
+class Transaction(Owner):
+    """One explicit transaction. ``started`` is Unix time in seconds.
+
+    ``implicit`` are those that a statement has begun because AUTOCOMMIT is off. ``snapshot`` is the
+    number of commits when the DuckDB transaction began, None where there is none.
+    """
+
+    started: float
+    implicit: bool = False
+    name: str = ""
+    id: int = field(default_factory=lambda: next(_ids))
+    snapshot: int | None = None
+    entries: list[Written | Rerun] = field(default_factory=list)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether reads keep the snapshot."""
+        return any(isinstance(entry, Rerun) for entry in self.entries)
+
+    def tables(self) -> set[FullName]:
+        """What it has changed."""
+        return {entry.table.name for entry in self.entries}
+
+    def renew(self, cursor: duckdb.DuckDBPyConnection, commits: int) -> None:
+        """A new DuckDB transaction on what is committed now, with all that is written on top."""
+        if self.snapshot is not None:
+            cursor.execute("ROLLBACK")
+        cursor.execute("BEGIN")
+        self.snapshot = commits
+        for entry in self.entries:
+            entry.apply(cursor)

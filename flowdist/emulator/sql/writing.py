@@ -1,0 +1,315 @@
+"""DML: what is locked before, what is noted after, and how it waits and tries again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flowdist.emulator.errors import unsupported
+from flowdist.emulator.result import Kind, Result
+from flowdist.emulator.sql.connection import Connection
+from flowdist.emulator.sql.failures import from_duckdb, is_conflict, is_duplicate
+from flowdist.emulator.sql.locks import Key, Owner
+from flowdist.emulator.sql.running import counts
+from flowdist.emulator.sql.tables import REQUESTS, TableInfo
+from flowdist.emulator.sql.transaction import Rerun, Transaction, Written
+from flowdist.emulator.sql.translate import Plan
+
+if TYPE_CHECKING:
+    from flowdist.emulator.sql.engine import Engine
+    from flowdist.emulator.statements import Context
+
+__all__ = ["Writer", "execute"]
+
+TRIES = 1000
+"""How often a statement starts again because DuckDB has found a conflict."""
+
+
+def execute(connection: Connection, plan: Plan, values: list[Any]) -> Result:
+    """Run DML, as it stands."""
+    if plan.overwrite:
+        assert plan.target is not None
+        connection.cursor.execute(f"DELETE FROM {plan.target.physical}")
+    if plan.kind is Kind.MERGE:
+        rows, _ = connection.fetch(f"{plan.sql} RETURNING merge_action", values)
+        return merged(plan, rows)
+    return _counted(plan.kind, connection.count(plan.sql, values))
+
+
+def _counted(kind: Kind, number: int) -> Result:
+    return counts(kind, (number, 0) if kind is Kind.UPDATE else (number,))
+
+
+def merged(plan: Plan, rows: pa.Table) -> Result:
+    """What a MERGE answers, by what it has done to each row."""
+    actions = rows.column(0).to_pylist()
+    words = {"INSERT": "inserted", "UPDATE": "updated", "DELETE": "deleted"}
+    names = [f"number of rows {words[action]}" for action in plan.actions]
+    return counts(Kind.MERGE, [actions.count(action) for action in plan.actions], names)
+
+
+class Writer:
+    """One run of one statement of DML."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        context: Context,
+        connection: Connection,
+        plan: Plan,
+        values: list[Any],
+    ) -> None:
+        assert plan.target is not None
+        self.engine = engine
+        self.locks = engine.locks
+        self.context = context
+        self.connection = connection
+        self.plan = plan
+        self.values = values
+        self.table: TableInfo = plan.target
+        self.transaction: Transaction | None = connection.transaction
+        self.owner: Owner = self.transaction or Owner()
+
+    def write(self) -> Result:
+        """Run the statement; what it answers."""
+        if self.table.hybrid:
+            return self._hybrid()
+        if self.plan.kind is Kind.INSERT and not self.plan.overwrite:
+            return self._inserted() if self.transaction else self._alone()
+        return self._locked()
+
+    # -- standard tables
+
+    def _locked(self) -> Result:
+        seconds = float(self.context.session.parameter("LOCK_TIMEOUT"))
+        if not self.table.temporary:
+            self.locks.lock_table(self.table.name, self.owner, seconds, self.context.query.check)
+        if self.transaction is not None:
+            return self._rerunnable(self.transaction)
+        try:
+            return self._alone()
+        finally:
+            self.locks.release(self.owner)
+
+    def _rerunnable(self, transaction: Transaction) -> Result:
+        self._fresh(transaction)
+        with self._undone(transaction):
+            result = execute(self.connection, self.plan, self.values)
+        plan, values = self.plan, self.values
+        transaction.entries.append(
+            Rerun(self.table, lambda: execute(self.connection, plan, values))
+        )
+        return result
+
+    def _inserted(self) -> Result:
+        transaction = self.transaction
+        assert transaction is not None
+        self._fresh(transaction)
+        with self._undone(transaction):
+            rows, _ = self.connection.fetch(f"{self.plan.sql} RETURNING *", self.values)
+        transaction.entries.append(Written(self.table, _ordered(self.table, rows)))
+        return _counted(Kind.INSERT, rows.num_rows)
+
+    # -- statements that are transactions of their own
+
+    def _alone(self) -> Result:
+        """Run and commit; again, where DuckDB finds that another was faster."""
+        for _ in range(TRIES):
+            self.context.query.check()
+            try:
+                return self._committed()
+            except duckdb.TransactionException as error:
+                if not is_conflict(error):
+                    raise
+        raise from_duckdb(duckdb.TransactionException("conflict"))
+
+    def _committed(self) -> Result:
+        request = self.context.query.request_id
+        several = bool(request) or self.plan.overwrite
+        cursor = self.connection.cursor
+        if several:
+            cursor.execute("BEGIN")
+        try:
+            result = execute(self.connection, self.plan, self.values)
+            if request:
+                cursor.execute(
+                    f"INSERT INTO {REQUESTS} VALUES (?, ?, ?)",
+                    [request, self.engine.clock.time(), _encoded(result)],
+                )
+            if several:
+                cursor.execute("COMMIT")
+        except BaseException:
+            if several:
+                with contextlib.suppress(duckdb.Error):
+                    cursor.execute("ROLLBACK")
+            raise
+        self.engine.committed({self.table.name})
+        return result
+
+    # -- transactions
+
+    def _fresh(self, transaction: Transaction) -> None:
+        """A snapshot that has all that is committed, as far as the statement needs it."""
+        commits = self.engine.commits
+        if transaction.snapshot == commits:
+            return
+        if transaction.snapshot is not None and transaction.pinned:
+            changed = self.engine.changed.get(self.table.name, 0)
+            if changed <= transaction.snapshot:
+                return
+        with self.locks.writing:
+            transaction.renew(self.connection.cursor, self.engine.commits)
+
+    @contextlib.contextmanager
+    def _undone(self, transaction: Transaction) -> Iterator[None]:
+        """A statement that fails leaves the transaction as it was."""
+        try:
+            yield
+        except duckdb.Error:
+            with self.locks.writing:
+                transaction.renew(self.connection.cursor, self.engine.commits)
+            raise
+
+    # -- hybrid tables
+
+    def _hybrid(self) -> Result:
+        if self.plan.overwrite:
+            raise unsupported("INSERT OVERWRITE into a hybrid table")
+        seconds = float(self.context.session.parameter("HYBRID_TABLE_LOCK_TIMEOUT"))
+        deadline = self.engine.clock.monotonic() + seconds
+        check = self.context.query.check
+        while True:
+            check()
+            with self.locks.writing:
+                outcome = self._attempt()
+            if isinstance(outcome, Result):
+                return outcome
+            self.locks.wait_for(outcome, self.owner, deadline, seconds, self.table.name, check)
+
+    def _attempt(self) -> Result | set[Owner]:
+        """Run the statement, or say who is in its way. Nobody else writes meanwhile."""
+        if self.transaction is not None:
+            self._fresh(self.transaction)
+        contended = self.locks.contended(self.table.name, self.owner)
+        if contended and self.plan.affected:
+            blockers = self.locks.holders(self.table.name, self._affected(), self.owner)
+            if blockers:
+                return blockers
+        try:
+            if self.transaction is not None:
+                return self._noted(self.transaction)
+            if contended and (self.plan.changes_key or not self.plan.affected):
+                return self._compared()
+            return self._committed()
+        except duckdb.Error as error:
+            if self.transaction is not None:
+                self.transaction.renew(self.connection.cursor, self.engine.commits)
+            blockers = self._in_the_way(error) if contended else set()
+            if not blockers:
+                raise
+            return blockers
+
+    def _affected(self) -> list[Key]:
+        """The rows that an UPDATE or DELETE would change, as locks name them."""
+        values = self.values[: self.plan.affected_parameters]
+        rows, _ = self.connection.fetch(self.plan.affected, values)
+        return [("", key) for key in _tuples(rows)]
+
+    def _in_the_way(self, error: duckdb.Error) -> set[Owner]:
+        """Who has caused an error of DuckDB's: another transaction that is still open."""
+        if is_conflict(error):
+            return self.locks.holders(self.table.name, None, self.owner)
+        if not is_duplicate(error):
+            return set()
+        match = re.search(r"[Dd]uplicate key \"(.*?)\"", str(error))
+        text = re.sub(r"\w+: ", "", match.group(1)) if match else ""
+        return self.locks.holders_of(self.table.name, text, self.owner)
+
+    def _compared(self) -> Result | set[Owner]:
+        """Run and commit, unless rows turn out to be another's."""
+        cursor = self.connection.cursor
+        cursor.execute("BEGIN")
+        try:
+            rows, result = self._returning()
+            blockers = self.locks.holders(self.table.name, self._keys(rows), self.owner)
+            if blockers:
+                cursor.execute("ROLLBACK")
+                return blockers
+            request = self.context.query.request_id
+            if request:
+                cursor.execute(
+                    f"INSERT INTO {REQUESTS} VALUES (?, ?, ?)",
+                    [request, self.engine.clock.time(), _encoded(result)],
+                )
+            cursor.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                cursor.execute("ROLLBACK")
+            raise
+        self.engine.committed({self.table.name})
+        return result
+
+    def _noted(self, transaction: Transaction) -> Result | set[Owner]:
+        """Run as part of a transaction: lock the rows, and note them."""
+        old = None
+        if self.plan.changes_key:
+            values = self.values[: self.plan.affected_parameters]
+            old, _ = self.connection.fetch(self.plan.affected, values)
+        rows, result = self._returning()
+        keys = self._keys(rows) + ([("", key) for key in _tuples(old)] if old is not None else [])
+        blockers = self.locks.holders(self.table.name, keys, self.owner)
+        if blockers:
+            transaction.renew(self.connection.cursor, self.engine.commits)
+            return blockers
+        self.locks.hold(self.table.name, keys, self.owner)
+        removed = rows.select(list(self.table.primary_key))
+        if old is not None:
+            removed = pa.concat_tables([removed, old.rename_columns(removed.column_names)])
+        kept = None if self.plan.kind is Kind.DELETE else rows
+        if self.plan.kind is Kind.MERGE:
+            deleted = pc.equal(rows.column("merge_action"), "DELETE")
+            kept = rows.filter(pc.invert(deleted))
+        if kept is not None:
+            kept = _ordered(self.table, kept)
+        transaction.entries.append(Written(self.table, kept, removed))
+        return result
+
+    def _returning(self) -> tuple[pa.Table, Result]:
+        """Run, and get the rows that have changed."""
+        plan = self.plan
+        if plan.kind is Kind.MERGE:
+            rows, _ = self.connection.fetch(f"{plan.sql} RETURNING merge_action, *", self.values)
+            return rows, merged(plan, rows)
+        star = f"{plan.alias}.*" if plan.alias else "*"
+        rows, _ = self.connection.fetch(f"{plan.sql} RETURNING {star}", self.values)
+        return rows, _counted(plan.kind, rows.num_rows)
+
+    def _keys(self, rows: pa.Table) -> list[Key]:
+        """Rows as locks name them: by primary key, and by each unique constraint."""
+        found: list[Key] = [("", key) for key in _tuples(rows.select(list(self.table.primary_key)))]
+        for constraint in self.table.constraints:
+            if constraint.kind == "UNIQUE":
+                keys = _tuples(rows.select(list(constraint.columns)))
+                found += [(constraint.name, key) for key in keys if None not in key]
+        return found
+
+
+def _tuples(rows: pa.Table) -> list[tuple[Any, ...]]:
+    columns = [column.to_pylist() for column in rows.columns]
+    return list(zip(*columns, strict=True))
+
+
+def _ordered(table: TableInfo, rows: pa.Table) -> pa.Table:
+    return rows.select([column.name for column in table.columns])
+
+
+def _encoded(result: Result) -> str:
+    numbers = [int(value) for value in result.rows()[0]]
+    return json.dumps([int(result.kind), [column.name for column in result.columns], numbers])

@@ -1,0 +1,248 @@
+"""Functions that say who and where the session is, and those that end statements and sessions."""
+
+from __future__ import annotations
+
+import json
+
+from flowdist.emulator.errors import SqlError, insufficient_privileges
+from flowdist.emulator.queries import Query
+from flowdist.emulator.statements import Context, scalar
+
+__all__ = ["CONTEXT_VERSION"]
+
+CONTEXT_VERSION = "10.0.0"
+"""What CURRENT_VERSION says: Snowflake's releases of the documentation followed here."""
+REGION = "AWS_US_WEST_2"
+ORGANIZATION = "FLOWDIST"
+
+
+def _alone(arguments: tuple[object, ...], name: str) -> None:
+    if arguments:
+        raise SqlError(
+            939,
+            "22023",
+            f"SQL compilation error: error line 1 at position 0\ntoo many arguments for function "
+            f"[{name}] expected 0, got {len(arguments)}",
+        )
+
+
+@scalar("CURRENT_ACCOUNT")
+def current_account(context: Context, *none: object) -> str:
+    """The account's locator."""
+    _alone(none, "CURRENT_ACCOUNT")
+    return context.account.settings.account
+
+
+@scalar("CURRENT_ACCOUNT_NAME")
+def current_account_name(context: Context, *none: object) -> str:
+    """The account's name in its organization."""
+    _alone(none, "CURRENT_ACCOUNT_NAME")
+    return context.account.settings.account
+
+
+@scalar("CURRENT_ORGANIZATION_NAME")
+def current_organization_name(context: Context, *none: object) -> str:
+    """The organization that the account is in."""
+    _alone(none, "CURRENT_ORGANIZATION_NAME")
+    return ORGANIZATION
+
+
+@scalar("CURRENT_REGION")
+def current_region(context: Context, *none: object) -> str:
+    """A region that has everything that the emulator has."""
+    _alone(none, "CURRENT_REGION")
+    return REGION
+
+
+@scalar("CURRENT_VERSION")
+def current_version(context: Context, *none: object) -> str:
+    """Snowflake's version."""
+    _alone(none, "CURRENT_VERSION")
+    return CONTEXT_VERSION
+
+
+@scalar("CURRENT_CLIENT")
+def current_client(context: Context, *none: object) -> str | None:
+    """Name and version of the client."""
+    _alone(none, "CURRENT_CLIENT")
+    return context.session.application or None
+
+
+@scalar("CURRENT_SESSION")
+def current_session(context: Context, *none: object) -> str:
+    """The id of the session, as text."""
+    _alone(none, "CURRENT_SESSION")
+    return str(context.session.id)
+
+
+@scalar("CURRENT_STATEMENT")
+def current_statement(context: Context, *none: object) -> str:
+    """The text of this statement."""
+    _alone(none, "CURRENT_STATEMENT")
+    return context.query.text
+
+
+@scalar("CURRENT_USER")
+def current_user(context: Context, *none: object) -> str:
+    """The user, or the service that has signed in."""
+    _alone(none, "CURRENT_USER")
+    return context.session.user
+
+
+@scalar("CURRENT_ROLE")
+def current_role(context: Context, *none: object) -> str:
+    """The primary role."""
+    _alone(none, "CURRENT_ROLE")
+    return context.session.role
+
+
+@scalar("CURRENT_ROLE_TYPE")
+def current_role_type(context: Context, *none: object) -> str:
+    """Always an account's role here."""
+    _alone(none, "CURRENT_ROLE_TYPE")
+    return "ROLE"
+
+
+@scalar("CURRENT_SECONDARY_ROLES")
+def current_secondary_roles(context: Context, *none: object) -> str:
+    """JSON: which roles count besides the primary one, and how that was asked for."""
+    _alone(none, "CURRENT_SECONDARY_ROLES")
+    session = context.session
+    if session.secondary_roles != "ALL":
+        return json.dumps({"roles": "", "value": ""}, separators=(",", ":"))
+    roles = sorted(context.account.access.roles_of_user(session.user) - {session.role})
+    return json.dumps({"roles": ",".join(roles), "value": "ALL"}, separators=(",", ":"))
+
+
+@scalar("CURRENT_AVAILABLE_ROLES")
+def current_available_roles(context: Context, *none: object) -> str:
+    """JSON: the roles of the user and all below them; none where no user acts, as in a task."""
+    _alone(none, "CURRENT_AVAILABLE_ROLES")
+    if context.session.task is not None and context.session.service is None:
+        return "[]"
+    roles = sorted(context.account.access.available_roles(context.session))
+    return "[ " + ", ".join(f'"{role}"' for role in roles) + " ]"
+
+
+@scalar("IS_ROLE_IN_SESSION")
+def is_role_in_session(context: Context, role: str | None) -> bool | None:
+    """Whether a role counts in this session; the name is compared as it is written."""
+    return None if role is None else role in context.account.access.active(context.session)
+
+
+@scalar("CURRENT_DATABASE")
+def current_database(context: Context, *none: object) -> str | None:
+    """The session's database, unless it is gone."""
+    _alone(none, "CURRENT_DATABASE")
+    name = context.session.database
+    return name if name and context.account.catalog.find("database", (name,)) else None
+
+
+@scalar("CURRENT_SCHEMA")
+def current_schema(context: Context, *none: object) -> str | None:
+    """The session's schema, unless it is gone."""
+    _alone(none, "CURRENT_SCHEMA")
+    database, name = current_database(context), context.session.schema
+    if not database or not name:
+        return None
+    there = context.account.catalog.find("schema", (database, name))
+    return name if there or name == "INFORMATION_SCHEMA" else None
+
+
+@scalar("CURRENT_SCHEMAS")
+def current_schemas(context: Context, *none: object) -> str:
+    """JSON: where names without a schema are looked for."""
+    _alone(none, "CURRENT_SCHEMAS")
+    database, schema = current_database(context), current_schema(context)
+    path = [f"{database}.{schema}"] if schema else []
+    return json.dumps(path)
+
+
+@scalar("CURRENT_WAREHOUSE")
+def current_warehouse(context: Context, *none: object) -> str | None:
+    """The session's warehouse, unless it is gone."""
+    _alone(none, "CURRENT_WAREHOUSE")
+    name = context.session.warehouse
+    return name if name and context.account.catalog.find("warehouse", (name,)) else None
+
+
+@scalar("CURRENT_IP_ADDRESS")
+def current_ip_address(context: Context, *none: object) -> str:
+    """Clients are on this machine."""
+    _alone(none, "CURRENT_IP_ADDRESS")
+    return "127.0.0.1"
+
+
+@scalar("LAST_QUERY_ID")
+def last_query_id(context: Context, number: int = -1) -> str | None:
+    """The id of an earlier query of the session: from the last for -1, -2 ..., from the first for
+    1, 2 ...
+    """
+    ids = [i for i in context.session.query_ids if i != context.query.id]
+    at = int(number)
+    if at == 0 or abs(at) > len(ids):
+        return None
+    return ids[at] if at < 0 else ids[at - 1]
+
+
+@scalar("GETVARIABLE")
+def getvariable(context: Context, name: str) -> str | None:
+    """A session variable as text; its name is compared as it is written."""
+    value = context.session.variables.get(name)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)
+
+
+def _may_stop(context: Context, query: Query) -> bool:
+    access, session = context.account.access, context.session
+    if query.user == session.user or "ACCOUNTADMIN" in access.active(session):
+        return True
+    name = query.warehouse
+    warehouse = context.account.catalog.find("warehouse", (name,)) if name else None
+    return warehouse is not None and access.can(session, "OPERATE", warehouse)
+
+
+@scalar("SYSTEM$CANCEL_QUERY")
+def cancel_query(context: Context, query_id: str) -> str:
+    """Abort a query of this user, or of a warehouse that the role may operate."""
+    query = context.account.queries.find(str(query_id))
+    if query is None or not _may_stop(context, query):
+        raise SqlError(709, "02000", f"Statement {query_id} not found")
+    if query.state.ended:
+        return "Identified SQL statement is not currently executing."
+    context.account.queries.abort(query)
+    return f"query [{query_id}] terminated."
+
+
+@scalar("SYSTEM$CANCEL_ALL_QUERIES")
+def cancel_all_queries(context: Context, session_id: int) -> str:
+    """Abort what runs in a session."""
+    running = [
+        q
+        for q in context.account.queries.all()
+        if q.session_id == int(session_id) and not q.state.ended and q is not context.query
+    ]
+    if not running:
+        return "No active queries found."
+    for query in running:
+        if not _may_stop(context, query):
+            raise insufficient_privileges("session", session_id)
+        context.account.queries.abort(query)
+    return f"{len(running)} queries cancelled."
+
+
+@scalar("SYSTEM$ABORT_SESSION")
+def abort_session(context: Context, session_id: int) -> str:
+    """End a session of this user, with what runs in it."""
+    found = context.account.sessions.get(int(session_id))
+    if found is None:
+        raise SqlError(390111, "08001", f"Session {session_id} does not exist or has expired.")
+    admin = "ACCOUNTADMIN" in context.account.access.active(context.session)
+    if found.user != context.session.user and not admin:
+        raise insufficient_privileges("session", session_id)
+    for query in context.account.queries.all():
+        if query.session_id == found.id and not query.state.ended and query is not context.query:
+            context.account.queries.abort(query)
+    context.account.close_session(found)
+    return f"session [{session_id}] terminated."

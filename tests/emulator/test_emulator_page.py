@@ -1,0 +1,184 @@
+"""The page at ``/``: who may see it, and what a browser makes of it."""
+
+from __future__ import annotations
+
+import html
+import http.client
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowdist.emulator import Emulator
+from flowdist.emulator.names import quoted
+
+ODD = '<img src=x onerror="document.title=1">'
+POOL = """CREATE COMPUTE POOL crunch MIN_NODES = 1 MAX_NODES = 2
+INSTANCE_FAMILY = CPU_X64_XS INITIALLY_SUSPENDED = TRUE"""
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+ALONE = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    """One with something of everything in it."""
+    with Emulator(seed=3) as made:
+        with made.connect() as connection:
+            cursor = connection.cursor()
+            for sql in (
+                POOL,
+                "CREATE STAGE results",
+                f"CREATE STAGE {quoted(ODD)}",
+                "CREATE TASK nightly SCHEDULE = '60 MINUTES' AS SELECT 1",
+                "ALTER SESSION SET QUERY_TAG = 'the tag of a run'",
+                f"SELECT '</script>{ODD}' AS oddity",
+            ):
+                cursor.execute(sql)
+            with pytest.raises(Exception, match="NOWHERE"):
+                cursor.execute("SELECT * FROM nowhere")
+        made.faults.unavailable(path="^/never/", times=3)
+        yield made
+
+
+def get(
+    emulator: Emulator, path: str, host: str | None = None, **headers: str
+) -> tuple[http.client.HTTPResponse, str]:
+    server = emulator.server
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    sent = {} if host is None else {"Host": host}
+    connection.request("GET", path, headers={**sent, **headers})
+    reply = connection.getresponse()
+    text = reply.read().decode()
+    connection.close()
+    return reply, text
+
+
+def cookie_of(emulator: Emulator) -> str:
+    reply, _ = get(emulator, f"/?token={emulator.server.page_token}")
+    return reply.headers["Set-Cookie"].partition(";")[0]
+
+
+# -- who may see it
+
+
+def test_without_the_token_it_says_how_it_is_opened(emulator: Emulator) -> None:
+    for path in ("/", "/?token=wrong"):
+        reply, text = get(emulator, path)
+
+        assert reply.status == 401
+        assert "flowdist emulator status" in text
+        assert "CRUNCH" not in text
+
+
+def test_the_token_leaves_the_address_for_a_cookie(emulator: Emulator) -> None:
+    reply, _ = get(emulator, f"/?token={emulator.server.page_token}")
+
+    assert (reply.status, reply.headers["Location"]) == (303, "/")
+    assert "HttpOnly" in reply.headers["Set-Cookie"]
+    assert get(emulator, "/", Cookie=cookie_of(emulator))[0].status == 200
+
+
+def test_the_cookie_shows_and_changes_nothing(emulator: Emulator) -> None:
+    cookie = cookie_of(emulator)
+
+    assert get(emulator, "/control/state.json", Cookie=cookie)[0].status == 200
+    assert get(emulator, "/control/faults", Cookie=cookie)[0].status == 401
+    assert get(emulator, "/control/state.json")[0].status == 401
+
+
+def test_it_is_not_shown_under_a_foreign_name(emulator: Emulator) -> None:
+    reply, text = get(emulator, "/", host="evil.example", Cookie=cookie_of(emulator))
+
+    assert reply.status == 401
+    assert "CRUNCH" not in text
+
+
+def test_it_may_load_nothing_from_elsewhere(emulator: Emulator) -> None:
+    reply, text = get(emulator, "/", Cookie=cookie_of(emulator))
+
+    assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
+    assert not re.findall(r'(?:src|href)=(?!"data:)', text.partition("<script")[0])
+
+
+# -- what is on it
+
+
+def test_it_knows_what_is_going_on(emulator: Emulator) -> None:
+    _, text = get(emulator, "/control/state.json", Cookie=cookie_of(emulator))
+    found = json.loads(text)
+
+    (pool,) = found["pools"]
+    assert (pool["name"], pool["state"], pool["max_nodes"]) == ("CRUNCH", "SUSPENDED", 2)
+    assert [stage["name"] for stage in found["stages"]][1] == "FLOWDIST.PUBLIC.RESULTS"
+    (task,) = found["tasks"]
+    assert (task["state"], task["when"]) == ("suspended", "60 MINUTES")
+    failed, *_ = [query for query in found["queries"] if query["error"]]
+    assert failed["text"] == "SELECT * FROM nowhere"
+    assert failed["error"].startswith("002003: ")
+    assert found["faults"][0]["on"] == "path ^/never/, at most 3 times"
+    assert found["settings"]["seed"] == 3
+
+
+def test_markup_in_data_cannot_end_the_script(emulator: Emulator) -> None:
+    _, text = get(emulator, "/", Cookie=cookie_of(emulator))
+
+    assert "oddity" in text
+    assert ODD not in text
+    assert text.count("</script>") == 2
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+def test_a_browser_shows_it(emulator: Emulator, tmp_path: Path) -> None:
+    text, title = rendered(emulator, tmp_path)
+
+    assert title == "flowdist emulator"
+    for shown in (
+        emulator.url,
+        "CRUNCH",
+        "SUSPENDED",
+        "RESULTS",
+        ODD,
+        "NIGHTLY",
+        "60 MINUTES",
+        "the tag of a run",
+        "FAILED_WITH_ERROR",
+        "unavailable",
+        "as of ",
+    ):
+        assert shown in text, shown
+
+
+def rendered(emulator: Emulator, profile: Path) -> tuple[str, str]:
+    """The text and the title of the page, after its scripts have run for a while."""
+    assert BROWSER is not None
+    options: dict[str, Any] = {"env": {**os.environ, "HOME": str(profile)}}
+    done = subprocess.run(
+        [
+            BROWSER,
+            *ALONE,
+            f"--user-data-dir={profile / 'chromium'}",
+            "--virtual-time-budget=3000",  # past the first refresh
+            "--dump-dom",
+            emulator.page,
+        ],
+        capture_output=True, text=True, timeout=90, **options,
+    )  # fmt: skip
+    body = re.sub(r"<(script|style)\b.*?</\1>", "", done.stdout, flags=re.DOTALL)
+    text = html.unescape(re.sub(r"<[^>]*>", "", body))
+    (title,) = re.findall(r"<title>(.*?)</title>", done.stdout) or [""]
+    return text, title

@@ -1,0 +1,280 @@
+"""The protocol itself, by plain requests: what connectors do only when something goes wrong."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from emulator_server import Server
+from wire_canned import Canned, canned
+
+from flowdist.emulator.account import Account
+
+SUBMIT = "/queries/v1/query-request?requestId="
+
+
+class Client:
+    """A session of its own; each request by a connection of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.token = ""
+        body = {"LOGIN_NAME": "FLOWDIST", "PASSWORD": server.account.password}
+        self.token = self.post("/session/v1/login-request", {"data": body})["data"]["token"]
+
+    def post(self, path: str, body: Any = None, **headers: str) -> Any:
+        content = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
+        return self._ask("POST", path, content, headers)
+
+    def get(self, path: str) -> Any:
+        return self._ask("GET", path, None, {})
+
+    def submit(self, sql: str, request: str, **rest: Any) -> Any:
+        return self.post(SUBMIT + request, {"sqlText": sql, **rest})
+
+    def _ask(self, method: str, path: str, content: bytes | None, headers: dict[str, str]) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+        shown = {"Authorization": f'Snowflake Token="{self.token}"'}
+        connection.request(method, path, content, {**shown, **headers})
+        reply = connection.getresponse()
+        found = reply.read()
+        connection.close()
+        assert reply.status == 200
+        return json.loads(found)
+
+
+@pytest.fixture
+def engine(account: Account) -> Iterator[Canned]:
+    made = canned(account)
+    yield made
+    made.release.set()
+
+
+@pytest.fixture
+def client(engine: Canned, server: Server) -> Client:
+    return Client(server)
+
+
+@pytest.fixture
+def hasty(engine: Canned, serve: Callable[..., Server]) -> Client:
+    """A client of a server that lets no request wait for long."""
+    return Client(serve(patience=0.05))
+
+
+# -- tokens
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/session/heartbeat",
+        "/session?delete=true",
+        "/queries/v1/query-request?requestId=1",
+        "/queries/v1/abort-request",
+        "/queries/b3a1e0a4-0000-4000-8000-000000000000/abort-request",
+    ],
+)
+def test_every_request_needs_a_token(client: Client, path: str) -> None:
+    client.token = "invented"
+    assert client.post(path)["code"] == "390104"
+
+    client.token = ""
+    assert client.post(path, Authorization="nothing")["code"] == "390101"
+
+
+def test_an_expired_token_is_told_from_a_wrong_one(client: Client) -> None:
+    client.server.account.tokens.expire("session")
+
+    assert client.post("/session/heartbeat")["code"] == "390112"
+
+
+def test_telemetry_is_taken_and_dropped(client: Client) -> None:
+    assert client.post("/telemetry/send", {"logs": []})["success"]
+
+
+def test_a_session_ends_when_its_last_statement_has(client: Client, engine: Canned) -> None:
+    reply = client.submit("select wait 30", "1", asyncExec=True)
+    engine.running.acquire(timeout=10)
+
+    assert client.post("/session?delete=true")["success"]
+    (session,) = client.server.account.sessions.values()
+    engine.release.set()
+
+    query = client.server.account.queries.find(reply["data"]["queryId"])
+    assert query is not None
+    assert query.done.wait(10)
+    for _ in range(1000):
+        if session.id not in client.server.account.sessions:
+            break
+        threading.Event().wait(0.01)
+    assert client.server.account.sessions == {}
+
+
+# -- the same request again
+
+
+def test_a_request_that_comes_again_gets_the_same_answer(client: Client, engine: Canned) -> None:
+    first = client.submit("insert into t values (1)", "1")
+    again = client.post(
+        SUBMIT + "1&clientStartTime=1&retryCount=1", {"sqlText": "insert into t values (1)"}
+    )
+
+    assert again == first
+    assert engine.inserts == 1
+
+
+def test_a_request_that_comes_again_waits_for_the_first(client: Client, engine: Canned) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(client.submit, "select wait 30", "1")
+        assert engine.running.acquire(timeout=10)
+        again = pool.submit(client.submit, "select wait 30", "1")
+        engine.release.set()
+
+        assert first.result()["data"]["queryId"] == again.result()["data"]["queryId"]
+    assert not engine.running.acquire(blocking=False)
+
+
+# -- results that take long
+
+
+def test_a_request_is_answered_before_its_statement_has_ended(
+    hasty: Client, engine: Canned
+) -> None:
+    reply = hasty.submit("select wait 30", "1")
+    assert reply["success"]
+    assert reply["code"] == "333333"
+    assert hasty.get(reply["data"]["getResultUrl"])["code"] == "333333"
+
+    engine.release.set()
+
+    while (found := hasty.get(reply["data"]["getResultUrl"]))["code"] == "333333":
+        pass
+    assert found["data"]["total"] == 1
+
+
+def test_a_detached_request_is_answered_at_once(client: Client, engine: Canned) -> None:
+    reply = client.submit("select wait 30", "1", asyncExec=True)
+    assert reply["code"] == "333334"
+
+    assert engine.running.acquire(timeout=10)
+    (status,) = client.get(f"/monitoring/queries/{reply['data']['queryId']}")["data"]["queries"]
+    assert status["status"] == "RUNNING"
+    engine.release.set()
+
+    assert client.get(reply["data"]["getResultUrl"])["data"]["returned"] == 1
+
+
+def test_an_unknown_query_has_no_result_and_no_status(client: Client) -> None:
+    unknown = "b3a1e0a4-0000-4000-8000-000000000000"
+
+    assert client.get(f"/queries/{unknown}/result")["code"] == "000612"
+    assert client.get(f"/monitoring/queries/{unknown}")["data"] == {"queries": []}
+
+
+def test_statements_that_wait_do_not_hold_up_others(client: Client, engine: Canned) -> None:
+    for i in range(100):
+        client.submit("select wait 30", f"waiting {i}".replace(" ", "-"), asyncExec=True)
+
+    assert client.submit("select count", "1")["data"]["returned"] == 1
+
+
+# -- aborting
+
+
+def test_a_statement_is_aborted_by_its_request(client: Client, engine: Canned) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.submit, "select wait 30", "1")
+        assert engine.running.acquire(timeout=10)
+
+        assert client.post("/queries/v1/abort-request", {"requestId": "1"})["success"]
+
+        failed = running.result()
+    assert (failed["success"], failed["code"]) == (False, "000604")
+    assert failed["data"]["sqlState"] == "57014"
+
+
+def test_a_statement_is_aborted_by_its_id(client: Client, engine: Canned) -> None:
+    query = client.submit("select wait 30", "1", asyncExec=True)["data"]["queryId"]
+    assert engine.running.acquire(timeout=10)
+
+    assert client.post(f"/queries/{query}/abort-request")["success"]
+
+    assert client.get(f"/queries/{query}/result")["code"] == "000604"
+    (status,) = client.get(f"/monitoring/queries/{query}")["data"]["queries"]
+    assert status["status"] == "ABORTED"
+    assert client.post(f"/queries/{query}/abort-request")["code"] == "000605"
+
+
+def test_a_statement_is_stopped_when_its_time_is_over(client: Client) -> None:
+    reply = client.submit("select wait 30", "1", parameters={"STATEMENT_TIMEOUT_IN_SECONDS": 1})
+
+    assert reply["code"] == "000630"
+    assert reply["data"]["sqlState"] == "57014"
+
+
+# -- bodies and replies
+
+
+def test_bodies_may_be_compressed(client: Client) -> None:
+    body = gzip.compress(json.dumps({"sqlText": "select count"}).encode())
+
+    reply = client.post(SUBMIT + "1", body, **{"Content-Encoding": "gzip"})
+
+    assert reply["data"]["returned"] == 1
+
+
+def test_a_body_that_is_no_json_is_an_error_of_the_protocol(client: Client) -> None:
+    assert client.post(SUBMIT + "1", b"{nothing")["code"] == "390400"
+
+
+def test_parameters_of_a_statement_hold_for_it_alone(client: Client) -> None:
+    parameters = {"QUERY_TAG": "once", "PYTHON_CONNECTOR_QUERY_RESULT_FORMAT": "JSON"}
+
+    first = client.submit("select count", "1", parameters=parameters)["data"]
+    second = client.submit("select count", "2")["data"]
+
+    assert (first["queryResultFormat"], second["queryResultFormat"]) == ("json", "arrow")
+    tags = [q.tag for q in client.server.account.queries.all()]
+    assert tags == ["once", ""]
+
+
+def test_replies_say_what_the_session_has_become(client: Client) -> None:
+    (session,) = client.server.account.sessions.values()
+    session.schema, session.parameters["TIMEZONE"] = "OTHER", "Asia/Tokyo"
+
+    data = client.submit("done", "1")["data"]
+
+    assert data["finalSchemaName"] == "OTHER"
+    assert {"name": "TIMEZONE", "value": "Asia/Tokyo"} in data["parameters"]
+
+
+def test_a_description_runs_nothing(client: Client, engine: Canned) -> None:
+    insert = client.submit("insert into t values (?)", "1", describeOnly=True)["data"]
+    update = client.submit("update t set n = ?", "2", describeOnly=True)["data"]
+
+    assert engine.inserts == 0
+    assert (insert["numberOfBinds"], insert["arrayBindSupported"]) == (1, True)
+    assert (update["numberOfBinds"], update["arrayBindSupported"]) == (1, False)
+    assert [c["name"] for c in update["rowtype"]] == [
+        "number of rows updated",
+        "number of multi-joined rows updated",
+    ]
+
+
+def test_chunks_are_for_those_who_were_told_where_they_are(client: Client) -> None:
+    data = client.submit("select many 70000", "1")["data"]
+    url = data["chunks"][0]["url"].removeprefix(client.server.url)
+
+    found = []
+    for address in (url, url.replace("signature=", "signature=0")):
+        connection = http.client.HTTPConnection("127.0.0.1", client.server.port)
+        connection.request("GET", address)
+        found.append(connection.getresponse().status)
+        connection.close()
+    assert found == [200, 404]
