@@ -31,10 +31,7 @@ if TYPE_CHECKING:
     from flowdist.emulator.catalog import Object
     from flowdist.emulator.queries import Query
 
-__all__ = ["POLLS", "Faults", "Kind", "Rule"]
-
-POLLS = r"^/queries/[^/]+/result|^/monitoring/queries/"
-"""The paths at which clients ask whether a query has ended."""
+__all__ = ["Faults", "Kind", "Rule"]
 
 KEPT = 10_000
 """How many faults the log remembers."""

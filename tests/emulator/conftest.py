@@ -13,6 +13,9 @@ from emulator_server import Server, run_script, served
 
 from flowdist.emulator.account import Account
 
+# The connector looks for credentials of the cloud it may run in, and would wait for an answer.
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
 REPOSITORY = Path(__file__).parents[2]
 
 
