@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from flowdist.emulator.account import Account
@@ -19,13 +20,25 @@ from flowdist.emulator.statements import SCALARS, TABLES, Context
 
 __all__ = ["Lab"]
 
-GATES: dict[str, threading.Event] = {}
-FAILURES: dict[str, int] = {}
-"""How often a body is still to fail, by name."""
+
+@dataclass
+class Script:
+    """What the bodies of one account are to do; a body may run in a thread of any import of this
+    module, so it is kept with the account.
+    """
+
+    gates: dict[str, threading.Event] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    """How often a body is still to fail, by name."""
+
+
+def script(account: Account) -> Script:
+    found: Script = vars(account).setdefault("lab_script", Script())
+    return found
 
 
 def _hold(context: Context, name: str) -> str:
-    gate = GATES[name]
+    gate = script(context.account).gates[name]
     while not gate.wait(0.01):
         context.query.check()
     context.query.check()
@@ -33,10 +46,11 @@ def _hold(context: Context, name: str) -> str:
 
 
 def _fail(context: Context, name: str = "") -> str:
-    if name and not FAILURES.get(name):
+    failures = script(context.account).failures
+    if name and not failures.get(name):
         return "well"
     if name:
-        FAILURES[name] -= 1
+        failures[name] -= 1
     raise SqlError(100183, "P0000", "the body has failed")
 
 
@@ -121,12 +135,13 @@ class Lab:
 
     def gate(self, name: str) -> threading.Event:
         """A gate that bodies may wait at; closed."""
-        GATES[name] = threading.Event()
-        return GATES[name]
+        gates = script(self.account).gates
+        gates[name] = threading.Event()
+        return gates[name]
 
     def fails(self, name: str, times: int) -> None:
         """Let ``SYSTEM$LAB_FAIL('name')`` fail so often, and then no more."""
-        FAILURES[name] = times
+        script(self.account).failures[name] = times
 
     def query(self, text: str) -> Query:
         """A query that has been entered and not run."""

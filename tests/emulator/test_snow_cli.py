@@ -42,12 +42,12 @@ def snow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snow]:
         config = home / "config.toml"
         config.write_text("\n".join(["[connections.here]", *lines]))
         config.chmod(0o600)
-        emulator.push_image("/flowdist/public/images/shell:1", entrypoint=["sh"])
         with emulator.connect() as connection:
             connection.cursor().execute("CREATE IMAGE REPOSITORY IF NOT EXISTS images")
             connection.cursor().execute(
                 "CREATE COMPUTE POOL cells MIN_NODES = 1 MAX_NODES = 2 INSTANCE_FAMILY = CPU_X64_XS"
             )
+        emulator.push_image("/flowdist/public/images/shell:1", entrypoint=["sh"])
 
         def run(*words: str, as_json: bool = True) -> Any:
             done = subprocess.run(
