@@ -358,6 +358,8 @@ def _status_lines(server: Server, now: dict[str, Any]) -> list[tuple[str, str]]:
     of_states = ", ".join(f"{n:,} {state}" for state, n in sorted(states.items()))
     files = sum(stage["files"] for stage in now["stages"])
     size = sum(stage["bytes"] for stage in now["stages"])
+    cut = len(now["stages"]) < now["stages_total"] or any(s["more"] for s in now["stages"])
+    over = "over " if cut else ""
     return [
         ("url", server.url),
         ("page", server.page),
@@ -367,7 +369,7 @@ def _status_lines(server: Server, now: dict[str, Any]) -> list[tuple[str, str]]:
         ("pools", f"{len(now['pools']):,}, with {nodes:,} nodes"),
         ("services", f"{now['services_total']:,}" + (f": {of_states}" if of_states else "")),
         ("tasks", f"{now['tasks_total']:,}"),
-        ("stages", f"{len(now['stages']):,}, with {files:,} files, {size / 1e6:,.1f} MB"),
+        ("stages", f"{now['stages_total']:,}, with {over}{files:,} files, {size / 1e6:,.1f} MB"),
         ("faults", f"{len(now['faults']):,}"),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         serve(options)
     except FlowdistError as error:
         sys.stderr.write(f"{error}\n")
+        return 2
+    except (OSError, sqlite3.Error) as error:  # a full disk, or one that is not to be written
+        sys.stderr.write(f"{given.directory} cannot be served: {error}\n")
         return 2
     return 0
 

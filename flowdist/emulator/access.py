@@ -8,10 +8,10 @@ more than in Snowflake, where it depends on the objects' owners being below SYSA
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from flowdist.emulator import passwords
 from flowdist.emulator.catalog import Object
 from flowdist.emulator.errors import SqlError, does_not_exist, insufficient_privileges
 from flowdist.emulator.grants import (
@@ -126,8 +126,7 @@ class Access:
             )
         if found is None or found.data.get("disabled") or not found.data.get("password"):
             return None
-        right = hmac.compare_digest(found.data["password"].encode(), password.encode())
-        return found if right else None
+        return found if passwords.matches(password, found.data["password"]) else None
 
     # -- privileges
 

@@ -1,4 +1,13 @@
-"""The account: all state of the emulator, and the one way in which statements run on it."""
+"""The account: all state of the emulator, and the one way in which statements run on it.
+
+A statement comes as a request to `server.execute`, which finds its session (`server.tokens`), reads
+its binds and enters it as a query (:meth:`Account.query`); the same request once more finds the
+same query. A thread runs it (:meth:`Account.run`): the text is split into statements, faults have
+their say, and each goes to the handler in `statements` that its first words find, or else to
+`sql.engine`. What that answers, a `Result` or a `Transfer`, or the SqlError that it raises, is
+noted in the query, wakes who waits for it, and becomes the reply in `server.replies`. Tasks come in
+by :meth:`Account.execute`.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +17,19 @@ import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flowdist.clock import Clock, SystemClock
 from flowdist.emulator import statements
 from flowdist.emulator.access import Access
-from flowdist.emulator.bootstrap import USER, bootstrap
+from flowdist.emulator.bootstrap import bootstrap
 from flowdist.emulator.bulk import Rows, divided, run_rows
 from flowdist.emulator.catalog import Catalog
 from flowdist.emulator.compute.control import Compute
 from flowdist.emulator.compute.images import Images
-from flowdist.emulator.errors import SqlError
+from flowdist.emulator.errors import Overtaken, SqlError
 from flowdist.emulator.faults import Faults
 from flowdist.emulator.history import History
 from flowdist.emulator.queries import Queries, Query, new_query_id
@@ -38,6 +48,8 @@ from flowdist.emulator.tasks.scheduler import TaskScheduler
 __all__ = ["Account", "Settings"]
 
 KEPT_QUERY_IDS = 1000
+TRIES = 10
+"""How often a statement begins that others overtake."""
 DDL = frozenset(["CREATE", "ALTER", "DROP", "UNDROP", "TRUNCATE", "GRANT", "REVOKE", "COMMENT"])
 """Statements that begin with these commit the open transaction first, and are none themselves."""
 
@@ -108,8 +120,8 @@ class Account:
 
     @property
     def password(self) -> str:
-        """The password of the ready-made user."""
-        return str(self.catalog.require("user", (USER,)).data["password"])
+        """The password of the ready-made user, which clients of this machine are to find."""
+        return str(self.catalog.setting("password"))
 
     def start(self) -> None:
         """Begin what runs in the background, once it is known where the server listens."""
@@ -223,11 +235,22 @@ class Account:
         if len(parts) == 1:
             return self._one(statements.Context(self, session, query), parts[0], binds)
         ids = []
-        for text in parts:
-            child, _ = self.query(session, text)
+        for number, text in enumerate(parts):
+            # The request of a part: that what it has done is known when all are repeated.
+            request_id = query.request_id and f"{query.request_id}#{number}"
+            query.check()
+            child, new = self.query(session, text, request_id)
             ids.append(child.id)
             own, binds = divided(text, binds)
-            self.run(session, child, own, count=1)
+            abort = partial(self.queries.abort, child)
+            query.on_stop.append(abort)
+            if query.stop.is_set():
+                abort()
+            if new:
+                self.run(session, child, own, count=1)
+            else:  # a job, for which a former server has waited: see compute/answers.py
+                child.done.wait()
+            query.on_stop.remove(abort)
             if child.error is not None:
                 raise child.error
             if isinstance(child.outcome, Transfer):
@@ -255,4 +278,17 @@ class Account:
             return self.engine.run(context, sql, binds)
         if changes:
             self.engine.commit(context.session)
+        for _ in range(TRIES):
+            try:
+                return handler(context, parse)
+            except SqlError as error:
+                # That it exists is no error where IF NOT EXISTS or OR REPLACE was said: another
+                # statement was faster.
+                made = error.errno == 2002 and (
+                    parse.conditional or "OR REPLACE" in parse.modifiers
+                )
+                if not made and not isinstance(error, Overtaken):
+                    raise
+            parse = Parser(sql, binds)
+            statements.find_statement(parse)
         return handler(context, parse)

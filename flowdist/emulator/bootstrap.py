@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from flowdist.emulator import passwords
 from flowdist.emulator.catalog import Object
 from flowdist.emulator.grants import ACCOUNT_KEY, key_of
 from flowdist.emulator.statements.warehouses import new_warehouse
@@ -51,8 +52,10 @@ def bootstrap(account: Account) -> None:
     _roles(account)
     _shared(account)
     _ready_made(account)
+    password = secrets.token_urlsafe(24)
+    account.catalog.update(_user(account), password=passwords.hashed(password))
     # Last: a process that is killed before this begins anew, over what is there.
-    account.catalog.keep("password", _user(account).data["password"])
+    account.catalog.keep("password", password)
 
 
 def _make(account: Account, kind: str, name: tuple[str, ...], owner: str, **data: Any) -> Object:
@@ -105,7 +108,6 @@ def _user(account: Account) -> Object:
         USERS,
         login_name=USER,
         display_name=USER,
-        password=secrets.token_urlsafe(24),
         default_role=ROLE,
         default_warehouse=WAREHOUSE,
         default_namespace=f"{DATABASE}.PUBLIC",

@@ -39,9 +39,16 @@ def run_rows(context: Context, sql: str, rows: Rows, run: Run) -> Result | Trans
             return run(context, made, ())
         finally:
             context.query.bound = None
-    with context.account.engine.transaction(context.session):
+    engine, request_id = context.account.engine, context.query.request_id
+    done = engine.outcome_of_request(request_id)
+    if done is not None:
+        return done
+    with engine.transaction(context.session) as own:
         results = [run(context, sql, row) for row in rows]
-    return _added([r for r in results if isinstance(r, Result)])
+        total = _added([r for r in results if isinstance(r, Result)])
+        if own and request_id:
+            engine.note_request(context.session, request_id, total)
+    return total
 
 
 def over_rows(sql: str) -> str | None:

@@ -1,7 +1,8 @@
 """What exists in the account besides rows: databases, stages, pools, services, tasks, grants ...
 
 Objects are kept in memory and in an SQLite file, which is written before anything is acknowledged;
-so they survive the process. Tables, their columns and their rows are the engine's business.
+so they survive the process; where that fails (a full disk), nothing has changed. Tables, their
+columns and their rows are the engine's business.
 
 What belongs to one kind of object only is in its ``data``, which holds what JSON can hold; the
 module that serves the kind knows what is in there.
@@ -13,7 +14,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,10 @@ class Catalog:
         self._file.execute("CREATE TABLE IF NOT EXISTS objects (id INTEGER PRIMARY KEY, json TEXT)")
         self._file.execute("CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, json TEXT)")
         self._objects: dict[Key, Object] = {}
+        self._by_id: dict[int, Object] = {}
         for identity, text in self._file.execute("SELECT id, json FROM objects ORDER BY id"):
             found = Object(id=identity, **json.loads(text))
-            self._objects[_key_of(found)] = found
+            self._objects[_key_of(found)] = self._by_id[identity] = found
         (last,) = self._file.execute("SELECT max(id) FROM objects").fetchone()
         self._last_id = max(last or 0, self.setting("last_id", 0))
         self.version = 0
@@ -111,7 +113,7 @@ class Catalog:
                 data,
             )
             self._write(made)
-            self._objects[key] = made
+            self._objects[key] = self._by_id[made.id] = made
             self.version += 1
             return made
 
@@ -144,11 +146,12 @@ class Catalog:
     def update(self, target: Object, *, comment: str | None = None, **data: Any) -> None:
         """Change an object and write it down; entries of `data` replace those of the same name."""
         with self.lock:
-            target.data.update(data)
-            if comment is not None:
-                target.comment = comment
+            said = target.comment if comment is None else comment
+            changed = replace(target, comment=said, data={**target.data, **data})
             if self._objects.get(_key_of(target)) is target:
-                self._write(target)
+                self._write(changed)
+            target.data.update(data)
+            target.comment = said
 
     def rename(self, target: Object, name: FullName | tuple[str, ...]) -> None:
         """Give an object another name, or another place; SqlError 2002 where the name is taken."""
@@ -157,31 +160,33 @@ class Catalog:
             key = (target.kind, database, schema, last)
             if key in self._objects:
                 raise already_exists(_shown(name))
+            moved = replace(target, database=database, schema=schema, name=last)
+            self._write(moved)
             del self._objects[_key_of(target)]
             target.database, target.schema, target.name = database, schema, last
             self._objects[key] = target
-            self._write(target)
             self.version += 1
 
     def give(self, target: Object, owner: str) -> None:
         """Make another role the owner of an object."""
         with self.lock:
+            self._write(replace(target, owner=owner))
             target.owner = owner
-            self._write(target)
 
     def drop(self, target: Object) -> None:
         """Forget an object; what lives inside it is the caller's business."""
         with self.lock:
             if self._objects.get(_key_of(target)) is target:
-                del self._objects[_key_of(target)]
-                self._file.execute("DELETE FROM objects WHERE id = ?", (target.id,))
+                # First that its id is taken for good, then that it is gone: a full disk stops both.
                 self._keep("last_id", self._last_id)
+                self._file.execute("DELETE FROM objects WHERE id = ?", (target.id,))
+                del self._objects[_key_of(target)], self._by_id[target.id]
                 self.version += 1
 
     def by_id(self, identity: int) -> Object | None:
         """The object of that number, if there is one."""
         with self.lock:
-            return next((o for o in self._objects.values() if o.id == identity), None)
+            return self._by_id.get(identity)
 
     def everything(self) -> list[Object]:
         """All objects, oldest first."""

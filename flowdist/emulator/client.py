@@ -35,6 +35,8 @@ LONGEST_START = 60.0
 LONGEST_END = 25.0
 """Longer than a server takes that ends itself; in seconds."""
 POLL = 0.01
+LEAST_ROOM = 1 << 20
+"""Bytes without which nothing starts."""
 ANSWER = 60.0
 """How long the control endpoint may take to answer, in seconds."""
 NEEDED = ("cronsim", "duckdb", "sqlglot", "starlette", "uvicorn", "yaml")
@@ -254,6 +256,7 @@ class Emulator:
         working_directory: str | None = None,
         user: str | None = None,
         architecture: str | None = None,
+        source: str | None = None,
     ) -> str:
         """Register an image by its path in a repository, as ``docker push`` would; its digest.
 
@@ -263,6 +266,8 @@ class Emulator:
         Args:
             path: ``/db/schema/repository/image:tag``.
             entrypoint, cmd, env, working_directory, user, architecture: as an image has them.
+            source: what podman or docker, where one of them runs the containers, calls the image
+                in its storage; what is not given is taken from it.
         """
         given = {
             "entrypoint": None if entrypoint is None else list(entrypoint),
@@ -271,6 +276,7 @@ class Emulator:
             "working_directory": working_directory,
             "user": user,
             "architecture": architecture,
+            "source": source,
         }
         known = {name: value for name, value in given.items() if value is not None}
         return str(self._ask("POST", "images", {"path": path, **known})["digest"])
@@ -314,6 +320,9 @@ class Emulator:
                 )
             time.sleep(POLL)
         said = place.errors.read_text(errors="replace").strip()
+        room = os.statvfs(place.directory)
+        if room.f_bavail * room.f_frsize < LEAST_ROOM:  # what it said may have found no room either
+            raise UsageError(f"{place.directory} has no space left; name another directory")
         if process.returncode == 2 and said:
             raise UsageError(said)
         raise BackendError(

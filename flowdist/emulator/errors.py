@@ -7,6 +7,7 @@ never into an HTTP error. The factories below are the errors that more than one 
 from __future__ import annotations
 
 __all__ = [
+    "Overtaken",
     "SqlError",
     "already_exists",
     "cancelled",
@@ -16,6 +17,7 @@ __all__ = [
     "invalid_value",
     "no_current_database",
     "no_current_schema",
+    "overtaken",
     "syntax_error",
     "unsupported",
 ]
@@ -36,6 +38,12 @@ class SqlError(Exception):
         return f"{self.errno:06d}"
 
 
+class Overtaken(SqlError):
+    """Another statement has changed an object between the look at it and its change: the statement
+    is to begin again.
+    """
+
+
 def compilation_error(message: str, errno: int = 2140, sqlstate: str = "42601") -> SqlError:
     """A statement that is well formed and makes no sense."""
     return SqlError(errno, sqlstate, f"SQL compilation error:\n{message}")
@@ -49,6 +57,11 @@ def syntax_error(line: int, position: int, token: str) -> SqlError:
         "42000",
         f"SQL compilation error:\nsyntax error line {line} at position {position} {what}.",
     )
+
+
+def overtaken(name: object) -> Overtaken:
+    """Of that object."""
+    return Overtaken(603, "XX000", f"SQL execution error:\nObject '{name}' keeps changing.")
 
 
 def does_not_exist(kind: str, name: object) -> SqlError:

@@ -266,9 +266,14 @@ class Faults:
                 raise SqlError(rule.errno, rule.sqlstate, rule.message)
             self._wait(query, rule.seconds or 0.0)
 
+    @property
+    def hides(self) -> bool:
+        """Whether any rule is about files: with none, nothing is hidden."""
+        return Kind.HIDE in self._of_kind
+
     def hidden(self, stage: Object, path: str) -> bool:
         """Whether a file of a stage is not to be seen now."""
-        if Kind.HIDE not in self._of_kind:
+        if not self.hides:
             return False
         now = self._account.clock.time()
         with self._lock:

@@ -133,14 +133,18 @@ class History:
                 waiting, self._waiting = self._waiting, []
             if not waiting:
                 return
+            rows = [tuple(vars(entry(query, session)).values()) for query, session in waiting]
             self._file.execute("BEGIN")
-            self._file.executemany(
-                f"INSERT INTO queries ({self._columns}) VALUES ({self._places})",
-                [tuple(vars(entry(query, session)).values()) for query, session in waiting],
-            )
-            (last,) = self._file.execute("SELECT max(number) FROM queries").fetchone()
-            self._file.execute("DELETE FROM queries WHERE number <= ?", (last - KEPT,))
-            self._file.execute("COMMIT")
+            try:
+                self._file.executemany(
+                    f"INSERT INTO queries ({self._columns}) VALUES ({self._places})", rows
+                )
+                (last,) = self._file.execute("SELECT max(number) FROM queries").fetchone()
+                self._file.execute("DELETE FROM queries WHERE number <= ?", (last - KEPT,))
+                self._file.execute("COMMIT")
+            except sqlite3.Error:
+                self._file.execute("ROLLBACK")  # else nothing could be written any more
+                raise
 
     def ended(
         self, *, since: float = 0.0, until: float | None = None, newest: int = KEPT

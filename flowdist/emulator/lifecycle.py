@@ -7,6 +7,7 @@ that it will serve; of what is imported pandas must not be a part, for a start i
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import logging.handlers
 import os
@@ -104,6 +105,7 @@ def _serve(place: Place, options: Options, listener: socket.socket, gone: thread
     account.start()
 
     def ready() -> None:
+        gc.freeze()  # what was imported stays: it need not be looked through for what does not
         place.write(known)
         _log.info("flowdist %s serves %s at %s", __version__, place.directory, known.url)
 

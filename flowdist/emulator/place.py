@@ -68,6 +68,18 @@ class Server:
         }
 
 
+@contextlib.contextmanager
+def _sayable(directory: Path) -> Iterator[None]:
+    """Turn what a directory refuses into a UsageError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{directory} cannot be the directory of an emulator: "
+            f"{error.strerror or error}; name another one"
+        ) from error
+
+
 class Place:
     """One such directory; it need not exist.
 
@@ -89,14 +101,18 @@ class Place:
         return any((self.directory / name).exists() for name in _MARKS)
 
     def make(self) -> None:
-        """Make the directory, for its owner only; UsageError where something else is there."""
-        if self.directory.is_dir() and not self.exists and any(self.directory.iterdir()):
-            raise UsageError(
-                f"{self.directory} has files in it that are not an emulator's; "
-                "name a directory that is empty or not there yet"
-            )
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.directory.chmod(0o700)
+        """Make the directory, for its owner only; UsageError where something else is there, or
+        where it cannot be made or written.
+        """
+        with _sayable(self.directory):
+            if self.directory.is_dir() and not self.exists and any(self.directory.iterdir()):
+                raise UsageError(
+                    f"{self.directory} has files in it that are not an emulator's; "
+                    "name a directory that is empty or not there yet"
+                )
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.directory.chmod(0o700)
+            self.errors.touch(0o600)  # the first that is written there
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[IO[str]]:

@@ -19,7 +19,11 @@ KEPT = 20_000
 """How many finished queries are remembered."""
 
 RESULT_BYTES = 1_000_000_000
-"""How much the results of remembered queries may take; the oldest are forgotten first."""
+"""How much the results and texts of remembered queries may take in memory; those of the oldest are
+forgotten first."""
+LONGEST_TEXT, SHORTEST_TEXT = 100_000, 1000
+"""How many characters of its text a query that has ended keeps, and one whose result is forgotten;
+the first is what Snowflake's history has."""
 
 
 class State(StrEnum):
@@ -87,22 +91,27 @@ class Queries:
         self._clock = clock
         self._lock = threading.Lock()
         self._by_id: OrderedDict[str, Query] = OrderedDict()
-        self._by_request: dict[str, Query] = {}
-        self._with_results: OrderedDict[str, int] = OrderedDict()
+        self._by_request: dict[tuple[int, str], Query] = {}
+        """By session, too: what one may ask again says nothing to another."""
+        self._sizes: OrderedDict[str, int] = OrderedDict()
+        """How many bytes those take that have ended and are not forgotten; oldest first."""
         self._bytes = 0
 
     def begin(self, query: Query) -> Query:
-        """Enter a query; the one that the same request has brought before, if it has."""
+        """Enter a query; the one that the same request of the same session has brought before, if
+        it has.
+        """
+        key = query.session_id, query.request_id
         with self._lock:
-            if query.request_id in self._by_request:
-                return self._by_request[query.request_id]
+            if key in self._by_request:
+                return self._by_request[key]
             self._by_id[query.id] = query
             if query.request_id:
-                self._by_request[query.request_id] = query
+                self._by_request[key] = query
             while len(self._by_id) > KEPT and next(iter(self._by_id.values())).state.ended:
                 _, old = self._by_id.popitem(last=False)
-                self._by_request.pop(old.request_id, None)
-                self._bytes -= self._with_results.pop(old.id, 0)
+                self._by_request.pop((old.session_id, old.request_id), None)
+                self._bytes -= self._sizes.pop(old.id, 0)
             return query
 
     def finish(
@@ -111,15 +120,15 @@ class Queries:
         """Note how a query has ended, and wake who waits for it."""
         if error is not None and query.stop.is_set() and query.why_stopped is not None:
             error = query.why_stopped
-        query.outcome, query.error = outcome, error
-        query.ended = self._clock.time()
-        if error is None:
-            query.state = State.SUCCESS
-        else:
-            query.state = State.ABORTED if query.stop.is_set() else State.FAILED
         with self._lock:
-            if isinstance(outcome, Result):
-                self._account_for(query, outcome)
+            query.outcome, query.error = outcome, error
+            query.ended = self._clock.time()
+            if error is None:
+                query.state = State.SUCCESS
+            else:
+                query.state = State.ABORTED if query.stop.is_set() else State.FAILED
+            query.sql, query.text = "", query.text[:LONGEST_TEXT]
+            self._account_for(query)
             query.done.set()
             waiting, query.on_done = query.on_done, []
         for wake in waiting:
@@ -133,32 +142,33 @@ class Queries:
                 return
         wake()
 
-    def _account_for(self, query: Query, result: Result) -> None:
+    def _account_for(self, query: Query) -> None:
         """Forget the oldest results where all of them take too much."""
-        # The size of a few rows takes longer to find out than they are worth.
-        size = result.table.nbytes if result.table.num_rows > 100 else 1000
-        self._with_results[query.id] = size
+        size = len(query.text)
+        if isinstance(query.outcome, Result):
+            size += query.outcome.table.get_total_buffer_size()
+        self._sizes[query.id] = size
         self._bytes += size
-        while self._bytes > RESULT_BYTES and len(self._with_results) > 1:
-            name, size = self._with_results.popitem(last=False)
+        while self._bytes > RESULT_BYTES and len(self._sizes) > 1:
+            name, size = self._sizes.popitem(last=False)
             self._bytes -= size
-            if name in self._by_id:
-                self._by_id[name].outcome = None
+            old = self._by_id[name]
+            old.outcome, old.text = None, old.text[:SHORTEST_TEXT]
 
     def find(self, query_id: str) -> Query | None:
         """The query of that id, if it is remembered."""
         with self._lock:
             return self._by_id.get(query_id)
 
-    def of_request(self, request_id: str) -> Query | None:
-        """The query that a request has brought, if it is remembered."""
+    def of_request(self, session_id: int, request_id: str) -> Query | None:
+        """The query that a request of a session has brought, if it is remembered."""
         with self._lock:
-            return self._by_request.get(request_id)
+            return self._by_request.get((session_id, request_id))
 
     def abort(self, query: Query) -> None:
         """Ask a query to end; it ends as soon as it notices."""
         query.stop.set()
-        for interrupt in query.on_stop:
+        for interrupt in list(query.on_stop):
             interrupt()
 
     def all(self) -> list[Query]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from emulator_server import Server, run_script, served
+from leftovers import nothing_is_left as nothing_is_left
 
 from flowdist.emulator.account import Account
 
@@ -23,6 +24,14 @@ REPOSITORY = Path(__file__).parents[2]
 def account(tmp_path: Path) -> Iterator[Account]:
     """A new account in this process, with the ready-made objects, that nobody serves."""
     made = Account(tmp_path / "account")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def one_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    """One account for all tests of a module: a new one takes a tenth of a second."""
+    made = Account(tmp_path_factory.mktemp("emulator") / "account")
     yield made
     made.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flowdist.cli import cli
-from flowdist.emulator import Emulator, connections
+from flowdist.emulator import Emulator, client, connections
 from flowdist.emulator.place import Place
 from flowdist.errors import UsageError
 
@@ -143,6 +144,26 @@ def test_a_mistake_is_one_sentence(tmp_path: Path) -> None:
     assert "files in it that are not an emulator's" in error
     assert "Traceback" not in error
     assert "there is no emulator in" in emulator("stop", code=2).stderr
+
+
+def test_what_is_not_installed_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "NEEDED", ("no_such_library",))
+
+    error = emulator("start", "--directory", str(tmp_path / "new"), code=2).stderr
+
+    assert "needs no_such_library: pip install 'flowdist[emulator]'" in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        error = emulator("start", "--port", port, code=2).stderr
+
+    assert f"port {port} cannot be had" in error
+    assert "Traceback" not in error
 
 
 def test_reset_does_not_touch_what_is_no_emulator(tmp_path: Path) -> None:

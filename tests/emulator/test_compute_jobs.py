@@ -19,6 +19,12 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """For statements that are refused."""
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
 def end(lab: Lab, code: int = 0, reason: str = "") -> None:
     """All running containers exit."""
     for launch in lab.runtime.running():
@@ -150,9 +156,9 @@ def test_a_name_is_taken_until_the_job_is_dropped(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("name", ['"j"', "j$x", "j_", f"j{'x' * 63}", '"a b"'])
-def test_names_are_unquoted_identifiers_that_dns_takes(lab: Lab, name: str) -> None:
+def test_names_are_unquoted_identifiers_that_dns_takes(unchanged: Lab, name: str) -> None:
     with pytest.raises(SqlError):
-        lab.sql(f"EXECUTE JOB SERVICE IN COMPUTE POOL p NAME={name} {spec()}")
+        unchanged.sql(f"EXECUTE JOB SERVICE IN COMPUTE POOL p NAME={name} {spec()}")
 
 
 def test_cancelling_keeps_the_job_and_ends_its_containers(lab: Lab) -> None:
@@ -291,6 +297,20 @@ def test_an_image_that_nobody_pushed(lab: Lab) -> None:
         lab.job("missing")
 
 
+def test_an_image_is_for_the_processors_of_the_pool(lab: Lab) -> None:
+    lab.account.images.push(
+        "/flowdist/public/repo/arm:1", entrypoint=["exit", "0"], architecture="arm64"
+    )
+    with pytest.raises(SqlError, match=r"linux/arm64; nodes of CPU_X64_S need linux/amd64"):
+        lab.job("arm", "")
+    lab.sql("CREATE COMPUTE POOL q MIN_NODES=1 MAX_NODES=1 INSTANCE_FAMILY=GEN_ARM_G1_2")
+    on_arm = "EXECUTE JOB SERVICE IN COMPUTE POOL q NAME=j "
+    with pytest.raises(SqlError, match=r"linux/amd64; nodes of GEN_ARM_G1_2 need linux/arm64"):
+        lab.sql(on_arm + spec("ok"))
+    assert lab.sql("SHOW SERVICES") == []
+    assert lab.one(on_arm + spec("arm"))["status"].endswith("DONE.")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -303,7 +323,7 @@ def test_an_image_that_nobody_pushed(lab: Lab) -> None:
         "EXECUTE JOB SERVICE IN COMPUTE POOL p FROM SPECIFICATION_TEMPLATE 'x'",
     ],
 )
-def test_statements_that_are_refused(lab: Lab, text: str) -> None:
+def test_statements_that_are_refused(unchanged: Lab, text: str) -> None:
     with pytest.raises(SqlError):
-        lab.sql(text.replace("{spec}", spec("ok")))
-    assert lab.sql("SHOW SERVICES") == []
+        unchanged.sql(text.replace("{spec}", spec("ok")))
+    assert unchanged.sql("SHOW SERVICES") == []

@@ -22,6 +22,12 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """For statements that are refused."""
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
 def pool(lab: Lab) -> tuple[str, int, int, int]:
     """State, active, idle and target nodes."""
     row = lab.one("SHOW COMPUTE POOLS LIKE 'p'")
@@ -82,6 +88,20 @@ def test_an_instance_that_never_fits_fails_the_statement(lab: Lab) -> None:
     with pytest.raises(SqlError, match="requests more than a node"):
         lab.sql(f"CREATE SERVICE s IN COMPUTE POOL p {spec(memory='14Gi')}")
     assert lab.sql("SHOW SERVICES") == []
+
+
+def test_gpus_are_requested_of_nodes_that_have_some(lab: Lab) -> None:
+    one = spec().replace('"requests": {}', '"requests": {GPU}, "limits": {GPU}')
+    one = one.replace("{GPU}", '{"nvidia.com/gpu": 1}')
+    with pytest.raises(SqlError, match="0 GPU"):
+        lab.sql(f"EXECUTE JOB SERVICE IN COMPUTE POOL p NAME=j ASYNC=TRUE {one}")
+    lab.sql("CREATE COMPUTE POOL g MIN_NODES=1 MAX_NODES=1 INSTANCE_FAMILY=GPU_NV_S")
+    for name in ("j", "k"):
+        lab.sql(f"EXECUTE JOB SERVICE IN COMPUTE POOL g NAME={name} ASYNC=TRUE {one}")
+    lab.tick()
+    assert lab.containers("j")[0]["status"] == "READY"
+    message = lab.containers("k")[0]["message"]
+    assert message == "Unschedulable due to insufficient gpu resources"
 
 
 def test_a_pool_grows_and_shrinks(lab: Lab) -> None:
@@ -174,9 +194,9 @@ def test_fewer_nodes_end_the_jobs_on_them(lab: Lab) -> None:
         ("DROP COMPUTE POOL q", 2003),
     ],
 )
-def test_what_makes_no_sense_is_refused(lab: Lab, text: str, errno: int) -> None:
+def test_what_makes_no_sense_is_refused(unchanged: Lab, text: str, errno: int) -> None:
     with pytest.raises(SqlError) as error:
-        lab.sql(text)
+        unchanged.sql(text)
     assert error.value.errno == errno
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fuse_fixture import fuse as fuse
 
 from flowdist.emulator.account import Account
+from flowdist.emulator.compute import logs
+from flowdist.emulator.compute.processes import isolation
 from flowdist.emulator.errors import SqlError
 from flowdist.emulator.names import FullName
 from flowdist.emulator.statements import SCALARS, TABLES, Context
@@ -30,6 +34,11 @@ class Place:
             self.account.catalog.create("image repository", REPOSITORY, owner="FLOWDIST_ROLE")
             self.account.images.push("/flowdist/public/repo/sh:1", entrypoint=["sh", "-c"])
             self.sql("CREATE COMPUTE POOL p MIN_NODES=1 MAX_NODES=4 INSTANCE_FAMILY=CPU_X64_M")
+
+    def end(self) -> None:
+        for launch in (self.account.directory / "services").glob("*/*/*/launch.json"):
+            self.account.compute.runtime.forget(launch.parent)
+        self.account.close()
 
     def sql(self, text: str) -> list[dict[str, Any]]:
         result = self.account.execute(self.session, text)
@@ -56,9 +65,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path / "account")
     made.account.compute.start()
     yield made
-    for state in (tmp_path / "account" / "services").glob("*/*/*/launch.json"):
-        made.account.compute.runtime.kill(state.parent)
-    made.account.compute.close()
+    made.end()
 
 
 def test_a_container_finds_its_environment_and_its_token(place: Place) -> None:
@@ -117,6 +124,66 @@ def test_the_log_is_cut_and_the_event_table_has_all_of_it(place: Place) -> None:
     }
     assert logged["one"] == ("J", {"severity_text": "INFO"})
     assert logged["structured"][1] == {"severity_number": 13, "severity_text": "WARN"}
+
+
+def test_a_long_log_is_read_as_far_back_as_it_is_asked_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.job("seq -f 'line %.0f' 5000; sleep 0.2; echo end")
+    seen: list[logs.Line] = []
+    made = logs._line
+
+    def counted(*parts: Any) -> logs.Line:
+        seen.append(made(*parts))
+        return seen[-1]
+
+    monkeypatch.setattr(logs, "_line", counted)
+    place.log(1)
+    ended = datetime.fromtimestamp(seen[0].time - 0.05, UTC)
+    rows = TABLES["!SPCS_GET_LOGS"](place.context(), "j", start_time=ended).rows()
+    assert [row[3] for row in rows] == ["end"]
+    TABLES["!SPCS_GET_EVENTS"](place.context(), "j")
+    assert len(seen) < 10
+    events = TABLES["SNOWFLAKE.TELEMETRY.EVENTS"](place.context()).rows()
+    texts = [json.loads(row[11]) for row in events if row[8] == "LOG"]
+    assert texts == [*(f"line {i}" for i in range(1, 5_001)), "end"]
+
+
+@pytest.mark.skipif(bool(isolation()), reason="containers have no file system of their own here")
+def test_a_volume_of_memory_has_the_size_of_the_specification(place: Place) -> None:
+    spec = """$$
+spec:
+  containers:
+  - name: main
+    image: /flowdist/public/repo/sh:1
+    args: ["df -B1 --output=size /dev/shm; until cat /shared/x; do sleep 0.01; done 2>&-"]
+    volumeMounts: [{name: own, mountPath: /dev/shm}, {name: both, mountPath: /shared}]
+  - name: other
+    image: /flowdist/public/repo/sh:1
+    args: ["echo shared > /shared/.x; mv /shared/.x /shared/x"]
+    volumeMounts: [{name: both, mountPath: /shared}]
+  volumes: [{name: own, source: memory, size: 2Mi}, {name: both, source: memory, size: 1Mi}]
+$$"""
+    place.sql(f"EXECUTE JOB SERVICE IN COMPUTE POOL p NAME=j FROM SPECIFICATION {spec}")
+    assert place.log().split()[-2:] == ["2097152", "shared"]
+
+
+def test_a_directory_of_a_stage_that_has_no_files_yet_is_mounted_and_written_to(
+    place: Place, fuse: None
+) -> None:
+    spec = """$$
+spec:
+  containers:
+  - name: main
+    image: /flowdist/public/repo/sh:1
+    args: ["ls -A /in | wc -l; mkdir /in/deep && echo made > /in/deep/f && cat /in/deep/f"]
+    volumeMounts: [{name: v, mountPath: /in}]
+  volumes: [{name: v, source: stage, stageConfig: {name: "@st/in/new"}}]
+$$"""
+    place.sql("CREATE STAGE st")
+    place.sql(f"EXECUTE JOB SERVICE IN COMPUTE POOL p NAME=j FROM SPECIFICATION {spec}")
+    assert place.log().split() == ["0", "made"]
+    assert [row["name"] for row in place.sql("LIST @st")] == ["st/in/new/deep/f"]
 
 
 def test_a_failure_carries_the_exit_code(place: Place) -> None:
@@ -202,4 +269,4 @@ $$"""
         SCALARS["!SPCS_WAIT_FOR"](context, "j", "DONE", 20)
     (row,) = new.sql("SHOW SERVICE CONTAINERS IN SERVICE j")
     assert (row["last_exit_code"], row["restart_count"]) == (5, 0)
-    new.account.compute.close()
+    new.end()

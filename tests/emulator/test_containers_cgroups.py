@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flowdist.emulator.compute import cgroups
+from flowdist.emulator.compute.shim import cgroups
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from flowdist.emulator.compute import logs, shim
+from flowdist.emulator.compute import logs
 from flowdist.emulator.compute.containers import Launch
 from flowdist.emulator.compute.processes import ProcessRuntime
+from flowdist.emulator.compute.shim import log as shim
 
 
 @pytest.fixture

@@ -134,6 +134,14 @@ def test_a_command_that_cannot_run_gives_a_shells_exit_code(
     assert (state.exit_code, state.reason, state.message) == (code, "StartError", message)
 
 
+def test_a_user_by_name_is_refused_with_a_reason(own: Box) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes another user")
+    state = own.run("true", user="app")
+    assert (state.exit_code, state.reason) == (125, "StartError")
+    assert "user app of the image" in state.message
+
+
 def test_a_signal_is_an_exit_code_above_128(box: Box) -> None:
     assert box.run("sh", "-c", "kill -ABRT $$").exit_code == 128 + signal.SIGABRT
 
@@ -277,6 +285,23 @@ def test_another_user_is_taken(own: Box) -> None:
 
 
 # -- limits
+
+
+def test_a_volume_of_memory_has_its_size(own: Box, tmp_path: Path) -> None:
+    script = "head -c 500000 /dev/zero > /cache/a && echo fits; head -c 900000 /dev/zero > /cache/b"
+    own.run("sh", "-c", script, binds=(Bind(tmp_path, "/cache", memory=1_000_000),))
+    assert own.lines()[0] == "fits"
+    assert "No space left" in own.lines()[1]
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_is_in_a_volume_of_memory_counts_as_the_containers_memory(
+    own: Box, tmp_path: Path
+) -> None:
+    script = "head -c 80000000 /dev/zero > /cache/a; sleep 60"
+    bind = Bind(tmp_path, "/cache", memory=100_000_000)
+    state = own.run("sh", "-c", script, binds=(bind,), memory_bytes=60_000_000)
+    assert state.reason == "OOMKilled"
 
 
 def test_more_memory_than_allowed_ends_the_container(box: Box) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from flowdist.emulator.account import Account
+from flowdist.emulator.compute.images import NODE
 
 NAME = "flowdist/public/images/model"
 
@@ -83,6 +84,33 @@ def test_an_image_is_pushed_and_given_back(registry: Account) -> None:
     assert _ask(registry, "GET", f"/v2/{NAME}/blobs/{_digest(config)}")[2] == config
     tags = json.loads(_ask(registry, "GET", f"/v2/{NAME}/tags/list")[2])
     assert tags == {"name": NAME, "tags": ["1.0"]}
+
+
+def test_of_an_index_the_image_for_linux_is_registered(registry: Account) -> None:
+    parts = []
+    for system, entry in (("unknown", "attestation"), ("linux", "run")):
+        config = json.dumps({"architecture": "amd64", "config": {"Entrypoint": [entry]}}).encode()
+        assert _upload(registry, config, _digest(config)) == 201
+        manifest = json.dumps({"config": {"digest": _digest(config)}}).encode()
+        place = f"/v2/{NAME}/manifests/{_digest(manifest)}"
+        assert _ask(registry, "PUT", place, manifest)[0] == 201
+        parts.append({"digest": _digest(manifest), "platform": {"os": system}})
+    index = json.dumps({"manifests": parts}).encode()
+    assert _ask(registry, "PUT", f"/v2/{NAME}/manifests/2.0", index)[0] == 201
+    session = registry.open_session("FLOWDIST", "FLOWDIST_ROLE")
+    found = registry.images.resolve(f"/{NAME}:2.0", session)
+    assert (found.entrypoint, found.digest) == (("run",), _digest(index))
+
+
+def test_nodes_of_pools_pull_whatever_the_repository(registry: Account) -> None:
+    text = f"{NODE}:{registry.images.key}"
+    basic = "Basic " + base64.b64encode(text.encode()).decode()
+    request = urllib.request.Request(
+        f"{registry.url}/v2/{NAME}/tags/list", headers={"Authorization": basic}
+    )
+    with urllib.request.urlopen(request) as reply:
+        assert reply.status == 200
+    assert _ask(registry, "GET", "/v2/", password="\u00e9")[0] == 401
 
 
 def test_what_does_not_have_its_digest_is_refused(registry: Account) -> None:

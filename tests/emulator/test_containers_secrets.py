@@ -121,6 +121,9 @@ def test_what_is_not_supported_is_refused(
         ("create secret s secret_string='a\\'b' comment='c'", "secret_string='***' comment='c'"),
         ("alter user u set password = 'p'", "password = '***'"),
         ("CREATE SECRET s SECRET_STRING = 'never closed", "SECRET_STRING = '***'"),
+        ("execute immediate 'alter secret s secret_string = ''it''''s'' '", "string = '***' '"),
+        ("execute immediate 'alter secret s secret_string = \\'x\\' '", "string = '***' '"),
+        ("create secret s secret_string = '''quoted''' comment = ''", "'***' comment = ''"),
         ("select 'password = ''x'''", "select 'password = ''x'''"),
     ],
 )

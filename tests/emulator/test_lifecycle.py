@@ -20,7 +20,7 @@ from flowdist.emulator import Emulator, client
 from flowdist.emulator.place import Place
 from flowdist.errors import BackendError, UsageError
 
-HEAVY = {"pandas", "rich", "pydantic_settings", "matplotlib", "snowflake"}
+HEAVY = {"pandas", "rich", "pydantic", "pydantic_settings", "matplotlib", "snowflake"}
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -105,6 +105,15 @@ def test_its_log_has_no_secrets(shared: Emulator) -> None:
     for secret in (server.password, server.token, server.page_token):
         assert secret not in text
     assert stat.S_IMODE(Place(shared.directory).log.stat().st_mode) == 0o600
+
+
+def test_who_lists_processes_sees_no_secrets(shared: Emulator) -> None:
+    server = shared.server
+    command = Path(f"/proc/{server.pid}/cmdline").read_text()
+
+    assert "flowdist.emulator" in command
+    for secret in (server.password, server.token, server.page_token):
+        assert secret not in command
 
 
 def test_the_server_imports_nothing_that_it_does_not_need(shared: Emulator) -> None:
@@ -229,6 +238,26 @@ def test_somebody_elses_directory_is_left_alone(tmp_path: Path) -> None:
 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_a_place_that_cannot_be_a_directory_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    for place, why in ((tmp_path / "file", "File exists"), (tmp_path / "file/x", "Not a dir")):
+        with pytest.raises(UsageError, match=f"cannot be the directory of an emulator: {why}"):
+            Emulator(place).start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system of its own")
+def test_a_disk_without_room_is_said(tmp_path: Path) -> None:
+    words = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(tmp_path)]
+    if subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        with pytest.raises(UsageError, match="has no space left"):
+            Emulator(tmp_path / "state").start()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

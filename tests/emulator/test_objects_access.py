@@ -45,8 +45,23 @@ def test_the_password_is_random_and_outlives_the_process(tmp_path: Path) -> None
     assert again.password == password != other.password
     assert again.access.check_password("FLOWDIST", password)
     assert again.access.check_password("FLOWDIST", password + "x") is None
+    (kept,) = (u.data["password"] for u in again.catalog.all("user"))
+    assert password not in kept
     again.close()
     other.close()
+
+
+def test_a_changed_password_counts_and_is_nowhere_in_the_clear(admin: As) -> None:
+    admin("CREATE USER zoe PASSWORD = 'first-word'")
+    admin("ALTER USER zoe SET PASSWORD = 'second-word'")
+    access = admin.account.access
+    assert access.check_password("ZOE", "first-word") is None
+    assert access.check_password("ZOE", "second-word")
+    admin("ALTER USER flowdist SET PASSWORD = 'mine'")
+    assert admin.account.password == "mine"
+    assert access.check_password("FLOWDIST", "mine")
+    kept = b"".join(p.read_bytes() for p in admin.account.directory.iterdir() if p.is_file())
+    assert b"-word" not in kept
 
 
 def test_missing_and_unauthorized_look_the_same(owner: As, guest: As) -> None:

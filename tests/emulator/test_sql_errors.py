@@ -43,6 +43,15 @@ ERRORS = [
     ("CREATE HYBRID TABLE n (a INT)", 391403, "42601", "primary key"),
     ("CREATE TABLE n (a INT, a INT)", 2025, "42S21", "duplicate column name 'A'"),
     ("ALTER TABLE t ADD COLUMN a INT", 1430, "42601", "already exists"),
+    ("SELECT SYSTEM$WAIT()", 938, "22023", "not enough arguments for function [SYSTEM$WAIT()]"),
+    ("SELECT SYSTEM$WAIT(1, 'SECONDS', 3)", 939, "22023", "expected 2, got 3"),
+    ("SELECT SYSTEM$WAIT(1, 'FORTNIGHTS')", 1044, "42P13", "Invalid argument"),
+    (
+        "SELECT * FROM TABLE(INFORMATION_SCHEMA.TASK_HISTORY(TASK => 'x'))",
+        2140,
+        "42601",
+        "invalid argument for function TASK_HISTORY: TASK",
+    ),
     ("SELECT $nope", 2211, "02000", "Session variable '$NOPE' does not exist"),
 ]
 REFUSED = [

@@ -27,6 +27,23 @@ EXPRESSIONS: list[tuple[str, Any]] = [
     ("ROUND(2.345, 2)", Decimal("2.35")),
     ("FLOOR(-1.5)", Decimal("-2")),
     ("TRUNC(1.987, 1)", Decimal("1.9")),
+    # times with a zone, in all the ways it is written
+    *(
+        (
+            f"'2024-01-02 03:04:05{zone}'::TIMESTAMP_TZ = '2024-01-02 01:04:05 Z'::TIMESTAMP_TZ",
+            True,
+        )
+        for zone in ("+02:00", " +02:00", " +0200", "+0200", " +02")
+    ),
+    ("TO_VARCHAR('2024-01-02 03:04:05 +02:00'::TIMESTAMP_TZ)", "2024-01-02 03:04:05.000 +0200"),
+    # patterns
+    ("'abc' LIKE ANY ('x%', '%c')", True),
+    ("'abc' NOT LIKE ANY ('x%', 'y%')", True),
+    ("'abc' LIKE ALL ('a%', '%c')", True),
+    ("'abc' LIKE ALL ('a%', '%d')", False),
+    ("'ABC' ILIKE ANY ('a%')", True),
+    ("'a%c' LIKE ANY ('x', 'a!%c') ESCAPE '!'", True),
+    ("SYSTEM$WAIT(1, 'MILLISECONDS')", "waited 1 milliseconds"),
     # conditionals
     ("IFF(1 > 2, 'a', 'b')", "b"),
     ("NVL(NULL, 5)", 5),
@@ -219,6 +236,10 @@ QUERIES: list[tuple[str, list[tuple[Any, ...]]]] = [
     ),
     ("SELECT * EXCLUDE b FROM (SELECT 1 AS a, 2 AS b)", [(1,)]),
     ("SELECT 1 AS a, a + 1 AS b", [(1, 2)]),
+    (
+        "SELECT OBJECT_CONSTRUCT(*):B::STRING FROM (SELECT 1 AS a, 'x' AS b, NULL AS c)",
+        [("x",)],
+    ),
     ("SELECT (SELECT MAX(column1) FROM VALUES (1), (2))", [(2,)]),
     ("SELECT 1 WHERE EXISTS (SELECT 1) AND 1 IN (SELECT 1) AND 2 NOT IN (1, 3)", [(1,)]),
     ("SELECT column1, COUNT(*) FROM VALUES ('a'), ('a') GROUP BY ALL", [("a", 2)]),

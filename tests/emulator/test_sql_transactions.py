@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+from sql_sessions import Background, Run, emptied, session
 
 from flowdist.emulator.account import Account
 from flowdist.emulator.errors import SqlError
 
-Run = Callable[..., list[tuple[Any, ...]]]
 
-
-def session(account: Account, **parameters: Any) -> Run:
-    """A session, as a function that runs a statement and gives its rows."""
-    made = account.open_session(
-        "FLOWDIST",
-        "ACCOUNTADMIN",
-        database="FLOWDIST",
-        schema="PUBLIC",
-        warehouse="FLOWDIST_WH",
-    )
-    made.parameters.update(parameters)
-    return lambda sql, *binds: account.execute(made, sql, binds).rows()
+@pytest.fixture
+def account(one_account: Account) -> Account:
+    """The account of all tests here, with nothing in it."""
+    return emptied(one_account)
 
 
 @pytest.fixture
@@ -34,35 +25,6 @@ def pair(account: Account) -> tuple[Run, Run]:
     a("CREATE HYBRID TABLE t (id INT PRIMARY KEY, v INT, w INT)")
     a("INSERT INTO t VALUES (1, 10, 0), (2, 20, 0), (3, 30, 0)")
     return a, b
-
-
-class Background:
-    """A statement that another thread runs."""
-
-    def __init__(self, run: Run, sql: str) -> None:
-        self.rows: list[tuple[Any, ...]] | None = None
-        self.error: SqlError | None = None
-        self.thread = threading.Thread(target=self._run, args=(run, sql))
-        self.thread.start()
-
-    def _run(self, run: Run, sql: str) -> None:
-        try:
-            self.rows = run(sql)
-        except SqlError as error:
-            self.error = error
-
-    @property
-    def waits(self) -> bool:
-        self.thread.join(0.3)
-        return self.thread.is_alive()
-
-    def result(self) -> list[tuple[Any, ...]]:
-        self.thread.join(20)
-        assert not self.thread.is_alive()
-        if self.error is not None:
-            raise self.error
-        assert self.rows is not None
-        return self.rows
 
 
 def test_others_see_what_is_committed_and_nothing_else(pair: tuple[Run, Run]) -> None:
@@ -238,11 +200,9 @@ def test_more_than_twenty_waiters_for_a_standard_table_are_refused(account: Acco
     a("BEGIN")
     a("UPDATE s SET id = id + 1")
     waiting = [Background(session(account), "UPDATE s SET id = id + 1") for _ in range(21)]
-    for one in waiting:
-        one.thread.join(0.05)
-    refused = [one for one in waiting if not one.thread.is_alive()] or [
-        one for one in waiting if not one.waits
-    ]
+    while all(one.thread.is_alive() for one in waiting):
+        waiting[-1].thread.join(0.01)
+    refused = [one for one in waiting if not one.thread.is_alive()]
     assert [one.error.errno for one in refused if one.error] == [625]
     a("COMMIT")
     for one in waiting:

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from fuse_fixture import fuse as fuse
 
-from flowdist.emulator import hidden
 from flowdist.emulator.account import Account, Settings
 from flowdist.emulator.errors import SqlError
 from flowdist.emulator.session import Session
@@ -343,11 +342,25 @@ def test_a_file_that_is_hidden_is_not_there(stage: Stage) -> None:
     for name in ("a", "b"):
         (mount / name).write_text(name)
 
-    hidden.write(stage.account.directory, [hidden.Entry(_object(stage).id, "a")])
+    rule = stage.account.faults.add("hide", location="@s/a")
     assert os.listdir(mount) == ["b"]
     assert not (mount / "a").exists()
-    hidden.write(stage.account.directory, [])
+    with pytest.raises(FileNotFoundError):
+        (mount / "a").read_text()
+    assert stage.paths() == ["s/b"]
+    stage.account.faults.remove(rule.id)
     assert (mount / "a").read_text() == "a"
+    assert stage.paths() == ["s/a", "s/b"]
+
+
+def test_a_file_that_was_hidden_for_a_while_comes_back_by_itself(stage: Stage) -> None:
+    mount = stage.mount()
+    (mount / "a").write_text("a")
+    stage.account.faults.add("hide", location="@s/*", seconds=1.0)
+
+    assert os.listdir(mount) == []
+    wait_until((mount / "a").exists)
+    assert stage.paths() == ["s/a"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")

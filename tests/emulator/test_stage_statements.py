@@ -14,6 +14,7 @@ from flowdist.emulator.account import Account, Settings
 from flowdist.emulator.errors import SqlError
 from flowdist.emulator.result import Transfer
 from flowdist.emulator.session import Session
+from flowdist.emulator.stages import files
 
 
 @dataclass
@@ -62,6 +63,29 @@ def stages(account: Account) -> Stages:
         "FLOWDIST", "FLOWDIST_ROLE", database="FLOWDIST", schema="PUBLIC"
     )
     return Stages(account, session)
+
+
+def known(stages: Stages) -> list[str]:
+    """The files whose digests are known."""
+    stage, _ = stages.account.files.locate("@files", stages.session)
+    return list(stages.account.files.index.digests(stage.id))
+
+
+def test_of_files_that_are_gone_nothing_is_kept(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_GONE", 0)
+    stages("CREATE STAGE files")
+    stages.put("@files", "a/1", "a/2", "b/1", "b/2")
+    assert len(stages.names("@files")) == len(known(stages)) == 4
+
+    stages("REMOVE @files/a/")
+    assert known(stages) == ["b/1", "b/2"]
+
+    stage, _ = stages.account.files.locate("@files", stages.session)
+    (stages.account.files.directory(stage) / "b" / "1").unlink()  # as a mount does it
+    assert stages.names("@files/b/") == ["files/b/2"]
+    assert known(stages) == ["b/2"]
 
 
 # -- the stages themselves

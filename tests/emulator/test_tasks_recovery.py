@@ -150,6 +150,58 @@ def test_a_container_of_a_task_knows_its_run(servers: Servers, runtime: FakeRunt
     assert lab.states()["K"] == "SUCCEEDED"
 
 
+def test_a_body_that_had_not_begun_begins_with_the_next_server(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = servers.next()
+    first.sql("CREATE TASK t AS SELECT 1")
+    monkeypatch.setattr(first.account.tasks.workers, "submit", lambda work: None)
+    first.sql("EXECUTE TASK t")
+    lab = servers.next()
+    lab.idle()
+    assert [(row["STATE"], row["ATTEMPT_NUMBER"]) for row in lab.history()] == [("SUCCEEDED", 1)]
+
+
+def test_the_job_of_a_script_that_was_cut_off_is_cancelled(
+    servers: Servers, runtime: FakeRuntime
+) -> None:
+    lab = started(servers)
+    runtime.exit(runtime.running()[0].directory, 0)
+    lab.idle()
+    lab.sql(f"CREATE TASK s AS BEGIN {JOB}; SELECT 1; END")
+    lab.sql("EXECUTE TASK s")
+    lab.wait(runtime.running)
+    lab = servers.next()
+    lab.idle()
+    assert lab.states()["S"] == "FAILED"
+    lab.wait(lambda: not runtime.running())
+    last = max(lab.account.compute.store.services.values(), key=lambda one: one.id)
+    lab.wait(lambda: last.status == "CANCELLED")
+
+
+def test_a_job_with_a_name_is_waited_for_and_keeps_its_name(
+    servers: Servers, runtime: FakeRuntime
+) -> None:
+    lab = started(servers)
+    runtime.exit(runtime.running()[0].directory, 0)
+    lab.idle()
+    lab.sql(f"CREATE TASK n AS {JOB.replace('POOL p', 'POOL p NAME = named')}")
+    lab.sql("EXECUTE TASK n")
+    lab.wait(runtime.running)
+    lab = servers.next()
+    runtime.exit(runtime.running()[0].directory, 0)
+    lab.idle()
+    assert lab.states()["N"] == "SUCCEEDED"
+    lab.execute("n")
+    assert lab.history("n")[-1]["ERROR_CODE"] == 2002
+    lab.sql("DROP SERVICE named")
+    lab.sql("EXECUTE TASK n")
+    lab.wait(runtime.running)
+    runtime.exit(runtime.running()[0].directory, 0)
+    lab.idle()
+    assert lab.states()["N"] == "SUCCEEDED"
+
+
 @pytest.mark.fault
 def test_a_killed_server_leaves_a_graph_that_the_next_one_retries(tmp_path: Path) -> None:
     directory = tmp_path / "account"

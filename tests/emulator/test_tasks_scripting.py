@@ -170,6 +170,16 @@ def test_statements_of_a_block_are_queries_and_end_with_it(lab: Lab) -> None:
     assert not [q for q in lab.account.queries.all() if q.text == "SELECT 1"]
 
 
+def test_a_loop_without_a_body_can_be_aborted(lab: Lab) -> None:
+    query = lab.query("BEGIN WHILE (1 = 1) DO END WHILE; END")
+    runner = threading.Thread(target=lab.account.run, args=(lab.session, query), daemon=True)
+    runner.start()
+    lab.account.queries.abort(query)
+    assert query.done.wait(20)
+    assert query.error is not None
+    assert query.error.errno == 604
+
+
 def test_the_finalizer_of_an_orchestration_logs_the_run_of_its_graph(lab: Lab) -> None:
     lab.sql("CREATE TABLE log (run STRING, name STRING, state STRING, took NUMBER)")
     lab.sql("CREATE TASK root_task SCHEDULE = '59 MINUTE' AS SELECT CURRENT_TIMESTAMP()")

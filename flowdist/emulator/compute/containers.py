@@ -1,6 +1,6 @@
 """Containers: what is to run, what became of it, and the seam between pools and what runs them.
 
-A container is started by a shim (`shim.py`), a process of its own that outlives the server. All
+A container is started by a shim (`shim/`), a process of its own that outlives the server. All
 that is known of a container lies in its directory, so that a server that was killed finds its
 containers and their exit codes again by the directory alone:
 
@@ -50,6 +50,10 @@ class Bind:
     source: Path
     target: str
     writable: bool = True
+    memory: int | None = None
+    """Bytes. What is bound is not `source` but memory of that size, which counts as the container's
+    own; `source` only where the container has no file system of its own.
+    """
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Launch:
     ``command`` is the full argument list, the image's entry point included; ``image`` the name
     under which podman or docker finds the image (`Image.source`), unused by processes. ``env`` is
     complete but for PATH, HOME and LANG. ``user`` is "uid", "uid:gid" or None for that of the
-    server or image. ``visible`` are directories under the machine's /tmp that a process must see.
+    server or image. ``visible`` are directories under the machine's /tmp that a process must see;
+    ``authfile`` the file by which podman signs in to pull an image that its storage lacks.
     """
 
     directory: Path
@@ -74,6 +79,7 @@ class Launch:
     cpus: float | None = None
     network: str = "host"
     visible: tuple[str, ...] = ()
+    authfile: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As a dict that JSON can hold."""
@@ -83,7 +89,7 @@ class Launch:
     def from_json(cls, data: dict[str, Any]) -> Launch:
         """What :meth:`to_json` gave; keys that are not its own are passed over."""
         known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
-        binds = tuple(Bind(Path(b["source"]), b["target"], b["writable"]) for b in data["binds"])
+        binds = tuple(Bind(**{**bind, "source": Path(bind["source"])}) for bind in data["binds"])
         return cls(
             **known
             | {

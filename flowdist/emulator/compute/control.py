@@ -7,14 +7,15 @@ whoever waits drives it, in the account's own time.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from flowdist.emulator.background import Rounds
 from flowdist.emulator.catalog import Object
-from flowdist.emulator.compute import words
+from flowdist.emulator.compute import answers, words
 from flowdist.emulator.compute.containers import Runtime, runtime_of
 from flowdist.emulator.compute.launching import Launcher
 from flowdist.emulator.compute.lifecycle import Lifecycle
@@ -41,10 +42,27 @@ RETENTION_SECONDS = 30 * 86400.0
 """How long a finished job, and what was logged of a dropped service, can be seen."""
 SWEEP_SECONDS = 60.0
 """How often what is over is looked for."""
+LONGEST_REST = 5.0
+"""Seconds after which who waits looks for itself, though nobody has woken it."""
 JOB_FAILED = 395092
 """The number of the error of a synchronous job that fails; its text is the emulator's own."""
 
-_log = logging.getLogger(__name__)
+
+@dataclass(eq=False)
+class _Waiter:
+    """Somebody who waits: for what, and how to wake them."""
+
+    done: Callable[[], bool]
+    woken: threading.Event = field(default_factory=threading.Event)
+
+    def look(self) -> None:
+        """Wake them where it is done, or where they are to see the error themselves."""
+        try:
+            done = self.done()
+        except Exception:
+            done = True
+        if done:
+            self.woken.set()
 
 
 class Compute:
@@ -53,46 +71,44 @@ class Compute:
     def __init__(self, account: Account) -> None:
         self._account = account
         self.store = Store(account.directory / "compute.sqlite")
-        self.runtime_: Runtime | None = None
         self.pools = Pools(account, self.store)
         self.launcher = Launcher(account)
         self._statuses = Statuses(account, self.store, self.launcher)
         self._lifecycle = Lifecycle(
             account, self.store, self.pools, self.launcher, self._statuses, lambda: self.runtime
         )
-        self._changed = threading.Condition()
+        self._waiters: set[_Waiter] = set()
+        self._waiters_lock = threading.Lock()
         self._awake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
         self._swept = 0.0
 
-    @property
+    @cached_property
     def runtime(self) -> Runtime:
         """What runs containers."""
-        if self.runtime_ is None:
-            self.runtime_ = runtime_of(self._account.settings)
-        return self.runtime_
-
-    @runtime.setter
-    def runtime(self, runtime: Runtime) -> None:
-        self.runtime_ = runtime
+        return runtime_of(self._account.settings)
 
     # -- in the background
 
     def start(self) -> None:
         """Take up what a former server has left, and go on with it in the background."""
         with self.store.lock:
+            named = set()
             for kept in self._account.catalog.all("service"):
-                if kept.id not in self.store.services:
+                if kept.id in self.store.services:
+                    named.add(kept.id)
+                else:
                     self._account.catalog.drop(kept)  # made by a server that was killed in between
             for service in self.store.live():
-                if service.dropped is None and service.full_name not in self._names():
+                if service.dropped is None and service.id not in named:
                     self._let_go(service)
                 for instance in service.instances.values():
                     if instance.holds:
                         self.launcher.adopt(instance)
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
+        answers.take_up(self._account)
 
     def close(self) -> None:
         """Stop driving; containers run on, and are found again by the next server."""
@@ -105,34 +121,30 @@ class Compute:
 
     def tick(self) -> None:
         """One round of what goes on by itself, and of what is over since long."""
-        self._lifecycle.turn()
-        now = self._account.clock.time()
-        if now - self._swept >= SWEEP_SECONDS:
-            self._swept = now
-            self._sweep(now)
-            self._statuses.tidy()
-        with self._changed:
-            self._changed.notify_all()
+        try:
+            self._lifecycle.turn()
+            now = self._account.clock.time()
+            if now - self._swept >= SWEEP_SECONDS:
+                self._swept = now
+                self._sweep(now)
+                self._statuses.tidy()
+        finally:
+            with self._waiters_lock:
+                waiters = list(self._waiters)
+            for waiter in waiters:
+                waiter.look()
 
     def wake(self) -> None:
         """Have the thread look at once."""
         self._awake.set()
 
     def _run(self) -> None:
+        rounds = Rounds("a round of the compute pools")
         while not self._closing:
             self._awake.clear()
-            try:
-                self.tick()
-            except Exception:
-                _log.exception("a round of the compute pools has failed")
-            live = self.store.live()
-            busy = any(service.instances for service in live)
-            count = sum(len(service.instances) for service in live)
-            pause = TICK_SECONDS + PER_CONTAINER * count if busy else IDLE_TICK_SECONDS
-            self._awake.wait(pause)
-
-    def _names(self) -> set[FullName]:
-        return {kept.full_name for kept in self._account.catalog.all("service")}
+            rounds.run(self.tick)
+            count = sum(len(service.instances) for service in self.store.live())
+            self._awake.wait(TICK_SECONDS + PER_CONTAINER * count if count else IDLE_TICK_SECONDS)
 
     def _sweep(self, now: float) -> None:
         """Forget jobs that ended long ago, and what was logged of services dropped long ago."""
@@ -159,28 +171,29 @@ class Compute:
         """
         clock = self._account.clock
         end = None if seconds is None else clock.monotonic() + seconds
-        query.on_stop.append(self._notify)
+        # Woken one by one, each when it is done: jobs of a large graph wait by the thousand.
+        waiter = _Waiter(done)
+        query.on_stop.append(waiter.woken.set)
+        with self._waiters_lock:
+            self._waiters.add(waiter)
         try:
             while not done():
                 query.check()
-                left = None if end is None else end - clock.monotonic()
-                if left is not None and left <= 0:
+                left = LONGEST_REST if end is None else end - clock.monotonic()
+                if left <= 0:
                     return False
-                if self._thread is None:
-                    self.tick()
-                    if not done():
-                        clock.sleep(TICK_SECONDS)
+                if self._thread is not None:
+                    waiter.woken.wait(min(left, LONGEST_REST))
+                    waiter.woken.clear()
                     continue
-                with self._changed:
-                    if not done() and not query.stop.is_set():
-                        self._changed.wait(1.0 if left is None else min(1.0, left))
+                self.tick()
+                if not done():
+                    clock.sleep(TICK_SECONDS)
             return True
         finally:
-            query.on_stop.remove(self._notify)
-
-    def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+            with self._waiters_lock:
+                self._waiters.discard(waiter)
+            query.on_stop.remove(waiter.woken.set)
 
     # -- services
 
@@ -193,13 +206,15 @@ class Compute:
         not resume by itself, or an instance would never fit on a node.
         """
         pool, family = request.pool, self.pools.family(request.pool)
-        if not fits_at_all(demand(request.revision.model, family), family):
+        asked = demand(request.revision.model, family)
+        if not fits_at_all(asked, family):
             raise SqlError(
                 395019,
                 "22023",
-                f"Unable to schedule service '{request.name.name}': an instance requests more than "
-                f"a node of compute pool '{pool.name}' ({family.name}) has: "
-                f"{family.vcpu} vCPU, {family.memory_gib} GiB of memory, {family.gpu_count} GPU.",
+                f"Unable to schedule service '{request.name.name}': an instance requests "
+                f"{asked.cpu:g} vCPU, {asked.memory / 1024**3:.4g} GiB of memory, {asked.gpu} GPU; "
+                f"a node of compute pool '{pool.name}' ({family.name}) has {family.vcpu} vCPU, "
+                f"{family.memory_gib} GiB of memory, {family.gpu_count} GPU.",
             )
         with self.store.lock:
             if self._account.catalog.find("service", request.name) is not None:
@@ -220,7 +235,14 @@ class Compute:
             self.store.services[service.id] = service
             self._statuses.begin(service)
             self.store.save(service)
-            self.store.flush()
+            try:
+                self.store.flush()
+            except Exception:  # what the client is told has failed must not run
+                for instance in list(service.instances.values()):
+                    self.store.remove(instance)
+                self.store.remove(service)
+                self._account.catalog.drop(kept)
+                raise
         self.wake()
         return service
 
@@ -234,14 +256,10 @@ class Compute:
             )
         self.pools.resume(pool)
 
-    def run(self, request: Request, query: Query, timeout: float) -> Service:
-        """Make a job and wait for its end; it is cancelled where the statement is aborted or takes
+    def finish(self, service: Service, query: Query, timeout: float) -> Service:
+        """Wait for the end of a job; it is cancelled where the statement is aborted or it takes
         longer than `timeout` seconds. SqlError where it does not end well.
         """
-        return self.finish(self.create(request), query, timeout)
-
-    def finish(self, service: Service, query: Query, timeout: float) -> Service:
-        """Wait for the end of a job that was made before, as `run` does."""
         name = service.name
         try:
             ended = self.wait(lambda: service.over or service.dropped is not None, query, timeout)
@@ -265,10 +283,12 @@ class Compute:
         )
 
     def cancel(self, service: Service) -> bool:
-        """Cancel a job that has not ended; whether it had not."""
+        """Cancel a job that has not ended, once; whether it has not."""
         with self.store.lock:
-            if service.over or service.dropped is not None or service.cancelling:
+            if service.over or service.dropped is not None:
                 return False
+            if service.cancelling:
+                return True
             service.cancelling = True
             self.store.save(service)
             self._end_all(service)

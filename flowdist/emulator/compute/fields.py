@@ -11,10 +11,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from flowdist.emulator.errors import SqlError
+from flowdist.emulator.compute.amounts import MEMORY
 
 __all__ = [
-    "MEMORY",
     "Absolute",
     "Count",
     "Cpu",
@@ -24,44 +23,12 @@ __all__ = [
     "Name",
     "Port",
     "RoleName",
+    "Size",
     "Word",
-    "cores",
-    "invalid_spec",
-    "memory_bytes",
+    "Words",
     "pattern",
     "refuse",
 ]
-
-INVALID_SPEC = 395018
-"""The number of the error for a specification that does not make sense."""
-_UNITS = {"M": 1000**2, "Mi": 1024**2, "G": 1000**3, "Gi": 1024**3}
-MEMORY = re.compile(r"(\d+(?:\.\d+)?)(Mi|M|Gi|G)\Z")
-
-
-def invalid_spec(what: str) -> SqlError:
-    """The error for a specification, to be raised."""
-    return SqlError(INVALID_SPEC, "22023", f"Invalid spec: {what.rstrip('.')}")
-
-
-def memory_bytes(text: str) -> int:
-    """Bytes of an amount of memory.
-
-    >>> memory_bytes("2G"), memory_bytes("0.5Gi")
-    (2000000000, 536870912)
-    """
-    match = MEMORY.match(text)
-    if match is None:
-        raise ValueError(text)
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def cores(text: str) -> float:
-    """vCPUs of an amount of them.
-
-    >>> cores("500m"), cores("1.5")
-    (0.5, 1.5)
-    """
-    return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
 def refuse(what: str) -> PydanticCustomError:
@@ -88,6 +55,17 @@ def _cpu(value: object) -> str:
     return text
 
 
+def _amount(value: object) -> object:
+    """A number without a unit as text, so that it is refused as that."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _words(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise refuse("has to be a list of strings")
+    return value
+
+
 def _word(value: object) -> str:
     """A scalar as the text that a process gets for it."""
     if isinstance(value, bool):
@@ -107,11 +85,14 @@ Name = Annotated[
 RoleName = Annotated[
     str, pattern(r"[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?", "is not the name of a service role")
 ]
+Size = Annotated[str, BeforeValidator(_amount)]
 Memory = Annotated[
-    str, pattern(MEMORY.pattern[:-2], "is not an amount of memory; it needs a unit: M, Mi, G, Gi")
+    Size,
+    pattern(MEMORY.pattern[:-2], "is not an amount of memory; it needs a unit: M, Mi, G or Gi"),
 ]
 Cpu = Annotated[str, BeforeValidator(_cpu)]
 Word = Annotated[str, BeforeValidator(_word)]
+Words = Annotated[tuple[Word, ...], BeforeValidator(_words)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Absolute = Annotated[str, pattern(r"/.*", "is not an absolute path")]

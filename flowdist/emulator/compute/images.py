@@ -2,19 +2,24 @@
 
 An image here is what a container of it runs, and where. For processes that is a command on this
 machine (its entry point may be the Python that runs flowdist: :meth:`Images.push_here`); podman and
-docker find the image itself in their storage, by `source`. In the catalog an image is an object of
-the kind "image" in the schema of its repository, by the name ``REPOSITORY/name:tag``.
+docker find the image itself in their storage, by `source`, or in the registry. In the catalog an
+image is an object of the kind "image" in the schema of its repository, by the name
+``REPOSITORY/name:tag``.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import os
 import re
+import secrets
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,7 +31,10 @@ if TYPE_CHECKING:
     from flowdist.emulator.account import Account
     from flowdist.emulator.session import Session
 
-__all__ = ["Image", "Images", "Reference"]
+__all__ = ["NODE", "Image", "Images", "Reference"]
+
+NODE = "flowdist-node"
+"""Who pulls images for the nodes of compute pools; no user has such a name."""
 
 _NAME = re.compile(
     r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
@@ -40,8 +48,9 @@ class Image:
     """An image: ``path`` is ``/db/schema/repository/name:tag`` in lower case.
 
     ``user`` is "uid", "uid:gid" or None; ``architecture`` as in ``linux/amd64``; ``source`` the
-    name that podman or docker knows it by; ``visible`` what of the machine's /tmp it needs, where
-    it is run as a process.
+    name that podman or docker knows it by, without the host where that is the account's own
+    registry: ``/db/schema/repository/name@digest``; ``visible`` what of the machine's /tmp it
+    needs, where it is run as a process.
     """
 
     path: str
@@ -111,10 +120,19 @@ class Images:
 
     def __init__(self, account: Account) -> None:
         self._account = account
+        self.key = secrets.token_urlsafe(32)
+        """The password of `NODE`, by which whoever runs containers pulls from the registry."""
 
     def start(self) -> None:
-        """Forget what a client has only begun to push."""
-        shutil.rmtree(self._account.directory / "registry" / "uploads", ignore_errors=True)
+        """Forget what a client has only begun to push, and let podman pull what was pushed."""
+        home = self._account.directory / "registry"
+        shutil.rmtree(home / "uploads", ignore_errors=True)
+        if self._account.settings.runtime == "podman":
+            home.mkdir(exist_ok=True)
+            known = base64.b64encode(f"{NODE}:{self.key}".encode()).decode()
+            file = os.open(self._authfile, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(file, "w") as opened:
+                json.dump({"auths": {self.host: {"auth": known}}}, opened)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -123,6 +141,18 @@ class Images:
     def host(self) -> str:
         """The host name of the registry: the server itself."""
         return urlsplit(self._account.url).netloc or "localhost"
+
+    @property
+    def _authfile(self) -> Path:
+        return self._account.directory / "registry" / "auth.json"
+
+    def source(self, source: str) -> tuple[str, str]:
+        """The name by which podman or docker runs an image, from `Image.source`, and the file by
+        which podman may pull it; the latter is empty where it is not in the registry.
+        """
+        if source.startswith("/"):
+            return self.host + source, str(self._authfile)
+        return source, ""
 
     def url(self, path: str) -> str:
         """The full name of an image, with the registry's host name."""

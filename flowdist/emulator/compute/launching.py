@@ -8,12 +8,15 @@ container can have::
     services/<service id>/<instance>/_session/<container>/  token, connections.toml
     services/<service id>/<instance>/_secrets/<container>/  secrets that are files
 
-A memory volume is a directory like a local one: its size is not enforced. So is a block volume,
-which is kept when its instance is replaced.
+A memory volume is memory of its size where a single container of a job mounts it. Where several
+share it, or a container may be started again and is to find what was in it, it is a directory like
+a local one, and its size is not enforced. So is a block volume, which is kept when its instance is
+replaced.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -22,17 +25,18 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flowdist.emulator.catalog import Object
+from flowdist.emulator.compute.amounts import memory_bytes
 from flowdist.emulator.compute.containers import Bind, Launch
 from flowdist.emulator.compute.families import find_family
 from flowdist.emulator.compute.records import Box, Instance, Service
 from flowdist.emulator.compute.request import secret_name
 from flowdist.emulator.compute.resolved import limits
-from flowdist.emulator.compute.spec import Container, Volume
 from flowdist.emulator.session import Session
 from flowdist.emulator.statements.secrets import secret_values
 
 if TYPE_CHECKING:
     from flowdist.emulator.account import Account
+    from flowdist.emulator.compute.spec import Container, Spec, Volume
 
 __all__ = ["Launcher"]
 
@@ -42,6 +46,8 @@ CONNECTION = "/snowflake/connection"
 """The directory of connections.toml, where it is wanted: what SNOWFLAKE_HOME points to."""
 REFRESH_SECONDS = 300.0
 """How old a token gets before the file is written anew; Snowflake: every few minutes."""
+_log = logging.getLogger(__name__)
+
 SECRET_FILES = ("username", "password", "secret_string", "access_token")
 
 
@@ -75,18 +81,26 @@ class Launcher:
         session = self.session(service)
         image = revision.images[container.name]
         most = limits(container.resources, find_family(self._pool(service).data["instance_family"]))
-        env = {**image["env"], **self._environment(service, instance)}
-        binds = self._session_files(service, instance, container, env)
-        binds += self._volumes(service, instance, container, model.volumes, session)
-        env |= container.env
+        env, own = {**image["env"], **container.env}, self._environment(service, instance)
+        binds = self._session_files(service, instance, container, own)
+        binds += self._volumes(service, instance, container, model, session)
         binds += self._secrets(service, instance, container, env, session)
+        for name in own.keys() & container.env.keys():
+            _log.warning(
+                "%s: container %s has its own value for %s instead of that of its specification",
+                service.full_name,
+                container.name,
+                name,
+            )
+        env |= own
         entry = container.command if container.command is not None else tuple(image["entrypoint"])
         default = () if container.command is not None else tuple(image["cmd"])
+        source, authfile = self._account.images.source(image["source"])
         return Launch(
             directory=self.place(service, instance, box),
             name=f"{service.name}-{instance.number}-{container.name}",
             command=(*entry, *(container.args if container.args is not None else default)),
-            image=image["source"],
+            image=source,
             env=env,
             binds=tuple(binds),
             working_directory=image["working_directory"],
@@ -94,6 +108,7 @@ class Launcher:
             memory_bytes=most.memory,
             cpus=most.cpu,
             visible=tuple(image["visible"]),
+            authfile=authfile,
         )
 
     def session(self, service: Service) -> Session:
@@ -200,10 +215,11 @@ class Launcher:
         service: Service,
         instance: Instance,
         container: Container,
-        volumes: tuple[Volume, ...],
+        model: Spec,
         session: Session,
     ) -> list[Bind]:
-        named = {volume.name: volume for volume in volumes}
+        named = {volume.name: volume for volume in model.volumes}
+        users = [mount.name for one in model.containers for mount in one.volume_mounts]
         binds = []
         for mount in container.volume_mounts:
             volume = named[mount.name]
@@ -216,7 +232,10 @@ class Launcher:
                 path.chmod(0o777)
                 if (volume.uid, volume.gid) != (None, None) and os.geteuid() == 0:
                     os.chown(path, _or(volume.uid, -1), _or(volume.gid, -1))
-            binds.append(Bind(path, mount.mount_path))
+            memory = None
+            if volume.source == "memory" and service.job and users.count(volume.name) == 1:
+                memory = memory_bytes(volume.size or "")
+            binds.append(Bind(path, mount.mount_path, memory=memory))
         return binds
 
     def _stage(self, instance: Instance, volume: Volume, target: str, session: Session) -> Bind:

@@ -1,14 +1,17 @@
 """What happens to instances and containers as time goes by: placed, started, ended, started again.
 
 :meth:`Lifecycle.turn` does one round of it; between rounds only records remain, so that a server
-that was killed goes on where it was. Runtimes are asked without the lock held.
+that was killed goes on where it was. Runtimes are asked without the lock held; where one fails with
+a container, the others do not wait for it.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowdist.emulator.catalog import Object
@@ -20,11 +23,11 @@ from flowdist.emulator.compute.pools import Pools
 from flowdist.emulator.compute.probes import Prober
 from flowdist.emulator.compute.records import Box, Instance, Service, Store
 from flowdist.emulator.compute.resolved import Demand
-from flowdist.emulator.compute.spec import Container
 from flowdist.emulator.compute.statuses import Statuses
 
 if TYPE_CHECKING:
     from flowdist.emulator.account import Account
+    from flowdist.emulator.compute.spec import Container
 
 __all__ = ["Lifecycle"]
 
@@ -36,6 +39,8 @@ STEADY_SECONDS = 600.0
 """After a run that long a container counts as not having failed before; as Kubernetes has it."""
 READINESS_SECONDS, LIVENESS_SECONDS = 5.0, 10.0
 """The periods of probes that do not give theirs."""
+
+_log = logging.getLogger(__name__)
 
 
 class Lifecycle:
@@ -60,6 +65,8 @@ class Lifecycle:
         self._turn = threading.Lock()
         self._told: set[str] = set()
         """The instances whose containers were told to end, by this process."""
+        self._odd: set[Path] = set()
+        """The containers with which the runtime has failed; it is said once of each."""
 
     def close(self) -> None:
         """Stop probing."""
@@ -223,20 +230,20 @@ class Lifecycle:
 
     def _start(self, service: Service, instance: Instance, box: Box) -> None:
         path = self._launcher.place(service, instance, box)
-        if self._runtime().state(path) is None:  # else it was started before the server was killed
-            try:
+        try:
+            if self._runtime().state(path) is None:
                 self._runtime().start(self._launcher.launch(service, instance, box))
-            except Exception as failed:  # whatever is wrong with one must not end the others
-                with self._store.lock:
-                    box.launched = True
-                    lost = ContainerState(
-                        Status.EXITED, exit_code=125, reason=NOT_STARTED, message=str(failed)
-                    )
-                    self._exited(service, instance, box, lost)
-                    self._statuses.aggregate(service)
-                return
-        else:
-            self._launcher.adopt(instance)
+            else:  # it was started before the server was killed
+                self._launcher.adopt(instance)
+        except Exception as failed:  # whatever is wrong with one must not end the others
+            with self._store.lock:
+                box.launched = True
+                lost = ContainerState(
+                    Status.EXITED, exit_code=125, reason=NOT_STARTED, message=str(failed)
+                )
+                self._exited(service, instance, box, lost)
+                self._statuses.aggregate(service)
+            return
         with self._store.lock:
             box.launched = True
             self._store.save(instance)
@@ -256,10 +263,7 @@ class Lifecycle:
                 for box in instance.boxes
                 if box.alive
             ]
-        states = [
-            self._runtime().state(self._launcher.place(service, instance, box))
-            for service, instance, box in alive
-        ]
+        states = [self._state(self._launcher.place(*one)) for one in alive]
         again = False
         touched: dict[int, Service] = {}
         with self._store.lock:
@@ -273,6 +277,18 @@ class Lifecycle:
             for service in touched.values():
                 self._statuses.aggregate(service)
         return again
+
+    def _state(self, path: Path) -> ContainerState | None:
+        try:
+            return self._runtime().state(path)
+        except Exception:
+            self._complain(path)
+            return None
+
+    def _complain(self, path: Path) -> None:
+        if path not in self._odd:
+            self._odd.add(path)
+            _log.exception("container %s cannot be looked at or ended; it is tried again", path)
 
     def _see(
         self, service: Service, instance: Instance, box: Box, state: ContainerState | None
@@ -336,7 +352,8 @@ class Lifecycle:
         if box.exit_code == 0:
             self._statuses.change(service, instance, box, "DONE", words.COMPLETED)
         elif stopped:
-            box.status, box.message = "FAILED", words.FATAL  # as it was asked to: no event
+            box.status = "FAILED"  # as it was asked to: no event
+            box.message = words.CANCELLED if service.cancelling else words.STOPPED
         else:
             message = words.failure(state, retrying=not service.job)
             self._statuses.change(service, instance, box, "FAILED", message)
@@ -351,7 +368,7 @@ class Lifecycle:
 
     def _end(self) -> None:
         """Stop what is to end, and finish what has."""
-        stops = []
+        stops: list[tuple[str, Path]] = []
         with self._store.lock:
             for service in self._store.live():
                 for instance in list(service.instances.values()):
@@ -360,13 +377,18 @@ class Lifecycle:
                     alive = [box for box in instance.boxes if box.alive]
                     if alive and instance.key not in self._told:
                         self._told.add(instance.key)
-                        stops += [self._launcher.place(service, instance, box) for box in alive]
+                        places = [self._launcher.place(service, instance, box) for box in alive]
+                        stops += [(instance.key, place) for place in places]
                     if not alive:
                         self._told.discard(instance.key)
                         self._finish(service, instance)
                 self._settle(service)
-        for path in stops:
-            self._runtime().stop(path, self._account.settings.grace)
+        for key, path in stops:
+            try:
+                self._runtime().stop(path, self._account.settings.grace)
+            except Exception:
+                self._told.discard(key)
+                self._complain(path)
 
     def _finish(self, service: Service, instance: Instance) -> None:
         """An instance that was told to end has ended."""
@@ -404,7 +426,10 @@ class Lifecycle:
                 if instance.holds and instance.ending is None
             ]
         for service, instance in running:
-            self._launcher.refresh(service, instance)
+            try:
+                self._launcher.refresh(service, instance)
+            except Exception:  # the old token is good for a while, until it is tried again
+                _log.exception("the token of %s cannot be written anew", service.full_name)
 
 
 def _address(instance: Instance) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Line", "read"]
+__all__ = ["Line", "newest_first", "read"]
 
 BLOCK = 65_536
 """Bytes that are read at a time."""
@@ -35,7 +35,7 @@ def read(
     """
     found: list[Line] = []
     room = limit_bytes
-    for line in _newest_first(directory, ["previous.log"] if previous else ["log", "log.old"]):
+    for line in newest_first(directory, previous=previous):
         if lines is not None and len(found) >= lines:
             break
         if room is not None:
@@ -50,11 +50,11 @@ def read(
     return found[::-1]
 
 
-def _newest_first(directory: Path, names: list[str]) -> Iterator[Line]:
-    """The lines of the files, each put together from its pieces."""
-    pieces: list[bytes] = []
+def newest_first(directory: Path, *, previous: bool = False) -> Iterator[Line]:
+    """The lines of a container's log, last first, of which no more is read than is asked for."""
+    pieces: list[bytes] = []  # a long line is written in several
     time = stream = b""
-    for name in names:
+    for name in ["previous.log"] if previous else ["log", "log.old"]:
         for raw in _backwards(directory / name):
             parts = raw.split(b" ", 3)
             if len(parts) != 4:

@@ -1,18 +1,20 @@
 """What can be seen of services besides their state: event table, logs, history of jobs.
 
 The event table has a row for every change of a status and for every line that a container has
-printed. The lines are read from the containers' logs when the table is queried, which are kept
-until 30 days after a service is dropped. Snowflake records changes of statuses only where
-LOG_EVENT_LEVEL says so; the emulator always does, and without a delay.
+printed. The lines are read from the containers' logs when the table is queried, as far back as they
+are asked for; logs are kept until 30 days after a service is dropped. Snowflake records changes of
+statuses only where LOG_EVENT_LEVEL says so; the emulator always does, and without a delay.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +27,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Entry",
     "dns_domain",
-    "entries",
+    "events",
     "instance_statuses",
     "local_logs",
+    "logged",
     "naive",
     "naive_iso",
     "seconds_of",
@@ -49,26 +52,37 @@ class Entry:
     kind: str
     """LOG or EVENT."""
     resource: dict[str, Any]
+    """The same object for all lines of a container."""
     scope: dict[str, Any] | None
     record: dict[str, Any]
     attributes: dict[str, Any] | None
     value: Any
 
 
-def entries(account: Account, services: Iterable[Service] | None = None) -> list[Entry]:
-    """The rows of the event table, of some services or of all, oldest first."""
-    store = account.compute.store
-    with store.lock:
-        chosen = list(store.services.values() if services is None else services)
-    known = {service.id: service for service in chosen}
+def events(
+    account: Account, services: Iterable[Service], since: float = 0.0, until: float = math.inf
+) -> list[Entry]:
+    """The changes of statuses of some services within a time, newest first."""
+    known = {service.id: service for service in services}
     found = [
         _of_event(account, known[event.service], event)
-        for event in store.events(None if services is None else known)
-        if event.service in known
+        for event in account.compute.store.events(known)
+        if since <= event.time / 1e6 <= until
     ]
-    for service in chosen:
-        found += _of_logs(account, service)
-    return sorted(found, key=lambda entry: entry.time)
+    return found[::-1]
+
+
+def logged(
+    account: Account, services: Iterable[Service], since: float = 0.0, until: float = math.inf
+) -> list[Entry]:
+    """The lines of some services' containers within a time, newest first."""
+    found = [
+        entry
+        for service in services
+        for entry in _of_logs(account, service, since)
+        if since <= entry.time <= until
+    ]
+    return sorted(found, key=lambda entry: entry.time, reverse=True)
 
 
 def _of_event(account: Account, service: Service, event: Event) -> Entry:
@@ -86,8 +100,10 @@ def _of_event(account: Account, service: Service, event: Event) -> Entry:
     )
 
 
-def _of_logs(account: Account, service: Service) -> Iterator[Entry]:
-    """The lines of all containers of a service, of every run, as far as they are exported."""
+def _of_logs(account: Account, service: Service, since: float) -> Iterator[Entry]:
+    """The lines of all containers of a service, of every run, as far as they are exported; of a
+    container newest first.
+    """
     exporters = service.revision.model.spec.log_exporters
     level = "INFO" if exporters is None else exporters.event_table_config.log_level
     if level == "NONE" or (service.log_level or "").upper() == "OFF":
@@ -98,7 +114,7 @@ def _of_logs(account: Account, service: Service) -> Iterator[Entry]:
         resource = _resource(account, service, number, name, node)
         mark = hashlib.sha256(f"{service.id}/{number}/{name}/{run}".encode()).hexdigest()[:6]
         resource["snow.service.container.run.id"] = mark
-        for line in logs.read(path, None, None):
+        for line in takewhile(lambda line: line.time >= since, logs.newest_first(path)):
             if level == "INFO" or line.stream == "stderr":
                 yield _of_line(line, resource)
 

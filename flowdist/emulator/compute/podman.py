@@ -1,9 +1,10 @@
 """Containers that podman or docker runs, of real images in its storage.
 
 A shim runs ``podman run`` in the foreground and copies what it prints, so that logs, states and
-adoption after a restart are those of processes. On machines where a container cannot be set up as
-usual (a container inside of one, no control groups, no crun) the options that work are found by
-trying once.
+adoption after a restart are those of processes. An image that was pushed to the account's registry
+and is not in the storage is pulled from there, by podman. On machines where a container cannot be
+set up as usual (a container inside of one, no control groups, no crun) the options that work are
+found by trying once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import resource
 import shutil
 import subprocess
+import tempfile
 import threading
 from dataclasses import replace
 from functools import cache
@@ -58,10 +60,15 @@ class PodmanRuntime(ShimRuntime):
         """See :class:`ShimRuntime`."""
         name = _name(launch)
         with self._trying:
-            base = options(self._engine, launch.image)
+            base = options(self._engine)
         command = [self._engine, *base[0], "run", "--name", name, *base[1]]
         command += ["--network", launch.network]
+        if launch.authfile and self._engine == "podman":
+            command += ["--authfile", launch.authfile, "--tls-verify=false", "--quiet"]
         for bind in launch.binds:
+            if bind.memory is not None:
+                command += ["--tmpfs", f"{bind.target}:rw,size={bind.memory},mode=1777"]
+                continue
             command += ["-v", f"{bind.source}:{bind.target}:{'rw' if bind.writable else 'ro'}"]
         own = {name: os.environ[name] for name in CLIENT if name in os.environ}
         # Values come by the environment of the client: an argument is seen by everybody.
@@ -103,15 +110,15 @@ class PodmanRuntime(ShimRuntime):
         try:
             with open(directory / "launch.json") as file:
                 remove = json.load(file)["engine"]["remove"]
-        except (OSError, KeyError):
+        except (OSError, KeyError, ValueError):
             return
         _run(remove)
 
 
 @cache
-def options(engine: str, image: str) -> tuple[list[str], list[str]]:
-    """What a container of an image needs of options on this machine, before and after ``run``;
-    the plain ones where nothing works, so that the container itself says why.
+def options(engine: str) -> tuple[list[str], list[str]]:
+    """What a container needs of options on this machine, before and after ``run``; the plain ones
+    where nothing works, so that the container itself says why.
     """
     if engine != "podman":
         return [], []
@@ -121,16 +128,21 @@ def options(engine: str, image: str) -> tuple[list[str], list[str]]:
     limits = _low_limits()
     for runtime in runtimes:
         for more in ([], limits, ["--cgroups=disabled"], ["--cgroups=disabled", *limits]):
-            tried = _run([engine, *runtime, "create", *more, "--network", "host", image, "true"])
-            if tried.returncode != 0:
-                continue
-            container = tried.stdout.decode().strip()
-            # A container that has no such program was set up all the same.
-            begun = _run([engine, *runtime, "start", "--attach", container])
-            _run([engine, *runtime, "rm", "--force", container])
-            if begun.returncode in (0, 127) or b"executable file" in begun.stderr:
+            if _can_set_up([engine, *runtime], more):
                 return runtime, more
     return [], []
+
+
+def _can_set_up(client: list[str], options: list[str]) -> bool:
+    """Whether a container with these options comes as far as to look for its program."""
+    with tempfile.TemporaryDirectory(prefix="flowdist-") as empty:
+        made = _run([*client, "create", *options, "--network", "host", "--rootfs", empty, "none"])
+        if made.returncode != 0:
+            return False
+        container = made.stdout.decode().split()[-1]
+        begun = _run([*client, "start", "--attach", container])
+        _run([*client, "rm", "--force", container])
+    return begun.returncode == 127 or b"executable file" in begun.stderr
 
 
 def _low_limits() -> list[str]:

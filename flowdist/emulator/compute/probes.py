@@ -6,8 +6,10 @@ import http.client
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from flowdist.emulator.compute.spec import Probe
+if TYPE_CHECKING:
+    from flowdist.emulator.compute.spec import Probe
 
 __all__ = ["Prober"]
 

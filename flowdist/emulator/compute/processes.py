@@ -1,9 +1,9 @@
 """Containers that are processes of this machine, and all that such a runtime shares with podman's.
 
 Where Linux allows it (root, or user namespaces) a container has a file system and process ids of
-its own: see `rootfs.py`. Elsewhere its processes see the machine as it is, and the paths of its
-binds are replaced by the real ones wherever they stand in the command and the environment, so that
-simple jobs work anywhere; what has such a path in its code does not find it.
+its own: see `shim/rootfs.py`. Elsewhere its processes see the machine as it is, and the paths of
+its binds are replaced by the real ones wherever they stand in the command and the environment, so
+that simple jobs work anywhere; what has such a path in its code does not find it.
 
 Environment: that of the image and the specification, and PATH, HOME and LANG where they lack them;
 nothing else of the server's.
@@ -33,10 +33,10 @@ from flowdist.emulator.compute.containers import LOST, ContainerState, Launch, S
 
 __all__ = ["ProcessRuntime", "ShimRuntime", "isolation"]
 
-_BEGIN = (
-    "import sys; sys.path.append(sys.argv[1]); import cgroups, rootfs, shim; "
-    "shim.main(sys.argv[2], rootfs, cgroups.Group)"
-)
+_BEGIN = "import sys; sys.path.append(sys.argv[1]); from shim.main import main; main(sys.argv[2])"
+"""What a shim begins with; its arguments are the directory that has the package `shim`, which is
+this one, and that of the container.
+"""
 _MARK = "FLOWDIST_EMULATOR_CONTAINER"
 """Names the directory of a container to its processes, where no namespace holds them together."""
 BEGUN_AFTER = 10.0

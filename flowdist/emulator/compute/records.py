@@ -14,10 +14,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flowdist.emulator.compute.spec import Specification
 from flowdist.emulator.names import FullName
+
+if TYPE_CHECKING:
+    from flowdist.emulator.compute.spec import Specification
 
 __all__ = ["Box", "Event", "Instance", "Node", "Revision", "Service", "Store"]
 
@@ -116,6 +118,8 @@ class Revision:
     def model(self) -> Specification:
         """The specification; parsed once."""
         if not hasattr(self, "_model"):
+            from flowdist.emulator.compute.spec import Specification
+
             self._model = Specification.model_validate(self.spec)
         return self._model
 
@@ -151,6 +155,8 @@ class Service:
     integrations: list[str] = field(default_factory=list)
     log_level: str | None = None
     task: dict[str, Any] | None = None
+    asked: dict[str, Any] | None = None
+    """Of a job, the statement of a client that has started it: see `answers.py`."""
     status: str = "PENDING"
     message: str = "Job is pending."
     updated: float | None = None
@@ -290,25 +296,29 @@ class Store:
         self._events.append(Event(time=time, **what))
 
     def flush(self) -> None:
-        """Write what has changed, in one transaction."""
+        """Write what has changed, in one transaction; where that fails, it is left to the next."""
         with self.lock:
             if not self._changed and not self._events:
                 return
-            changed, self._changed = self._changed, {}
-            events, self._events = self._events, []
             self._file.execute("BEGIN")
-            for (table, key), record in changed.items():
-                if record is None:
-                    self._file.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
-                else:
-                    self._file.execute(
-                        f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (key, _json(record))
-                    )
-            self._file.executemany(
-                "INSERT INTO events VALUES (?, ?, ?)",
-                [(e.time, e.service, json.dumps(asdict(e))) for e in events],
-            )
-            self._file.execute("COMMIT")
+            try:
+                for (table, key), record in self._changed.items():
+                    if record is None:
+                        self._file.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+                    else:
+                        self._file.execute(
+                            f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (key, _json(record))
+                        )
+                self._file.executemany(
+                    "INSERT INTO events VALUES (?, ?, ?)",
+                    [(e.time, e.service, json.dumps(asdict(e))) for e in self._events],
+                )
+                self._file.execute("COMMIT")
+            except BaseException:
+                if self._file.in_transaction:
+                    self._file.execute("ROLLBACK")
+                raise
+            self._changed, self._events = {}, []
 
     def events(self, services: Iterable[int] | None = None) -> list[Event]:
         """All events, or those of some services, oldest first."""

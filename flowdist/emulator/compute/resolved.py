@@ -11,11 +11,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flowdist.emulator.compute.amounts import cores, memory_bytes
 from flowdist.emulator.compute.families import GIB, Family
-from flowdist.emulator.compute.fields import cores, memory_bytes
-from flowdist.emulator.compute.spec import Resources, Specification
+
+if TYPE_CHECKING:
+    from flowdist.emulator.compute.spec import Resources, Specification
 
 __all__ = ["Demand", "Limits", "demand", "digest", "limits", "shown"]
 

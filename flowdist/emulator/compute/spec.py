@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from flowdist.emulator.compute.amounts import MEMORY, cores, invalid_spec, memory_bytes
 from flowdist.emulator.compute.fields import (
-    MEMORY,
     Absolute,
     Count,
     Cpu,
@@ -25,10 +25,9 @@ from flowdist.emulator.compute.fields import (
     Name,
     Port,
     RoleName,
+    Size,
     Word,
-    cores,
-    invalid_spec,
-    memory_bytes,
+    Words,
     pattern,
     refuse,
 )
@@ -48,7 +47,7 @@ __all__ = [
 MOST_CONTAINERS, MOST_ENDPOINTS, MOST_VOLUMES, MOST_SECRETS, MOST_BLOCKS = 20, 100, 20, 50, 3
 """Of one service, as documented; volumes of source `block` may be three."""
 RESERVED = ("SNOWFLAKE_RUNNING_INSIDE_SPCS",)
-"""Environment variables that only Snowflake sets."""
+"""Environment variables that a specification may not set, as documented."""
 
 
 class Probe(Model):
@@ -167,8 +166,8 @@ class Container(Model):
 
     name: Name
     image: str
-    command: tuple[Word, ...] | None = None
-    args: tuple[Word, ...] | None = None
+    command: Words | None = None
+    args: Words | None = None
     env: dict[str, Word] = Field(default_factory=dict)
     readiness_probe: Probe | None = None
     liveness_probe: Probe | None = None
@@ -183,7 +182,7 @@ class Container(Model):
         if not self.mount_session_token and self.session_token_config is not None:
             raise refuse("sessionTokenConfig cannot be given where mountSessionToken is false")
         for name in RESERVED:
-            if name in self.env:
+            if name in self.env or any(secret.env_var_name == name for secret in self.secrets):
                 raise refuse(f"the environment variable {name} is reserved")
         paths = [mount.mount_path for mount in self.volume_mounts]
         paths += [s.directory_path for s in self.secrets if s.directory_path is not None]
@@ -264,7 +263,7 @@ class Volume(Model):
     source: Annotated[
         str, pattern(r"local|memory|block|stage|@.+", "is not local, memory, block, stage")
     ]
-    size: str | None = None
+    size: Size | None = None
     uid: Annotated[int, Field(ge=0, strict=True)] | None = None
     gid: Annotated[int, Field(ge=0, strict=True)] | None = None
     block_config: BlockConfig | None = None
@@ -280,7 +279,7 @@ class Volume(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Volume:
         if self.source == "memory" and not MEMORY.match(self.size or ""):
-            raise refuse("a memory volume needs a size with a unit: M, Mi, G, Gi")
+            raise refuse("a memory volume needs a size with a unit: M, Mi, G or Gi")
         if self.source == "block" and not re.fullmatch(r"[1-9]\d*Gi", self.size or ""):
             raise refuse("a block volume needs a size that is a whole number of Gi")
         if self.source not in ("memory", "block") and self.size is not None:
@@ -456,6 +455,23 @@ class Specification(Model):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
+_SAID = {
+    "string_type": "has to be a string",
+    "bool_type": "has to be true or false",
+    "int_type": "has to be a whole number",
+    "float_type": "has to be a number",
+    "float_parsing": "has to be a number",
+    "tuple_type": "has to be a list",
+    "dict_type": "has to be a mapping",
+    "literal_error": "has to be {expected}",
+    "greater_than_equal": "has to be at least {ge}",
+    "less_than_equal": "has to be at most {le}",
+    "too_short": "needs at least {min_length}",
+    "too_long": "has {actual_length} entries; {max_length} at the most are allowed",
+}
+"""What is said of the errors that pydantic finds by itself, by their type."""
+
+
 def read_spec(text: str) -> Specification:
     """The specification that a text is; SqlError where it is not YAML or not a specification.
 
@@ -487,4 +503,6 @@ def _explained(failed: ValidationError) -> str:
         return f"unknown key {before}{key}{hint}"
     if error["type"] == "missing":
         return f"missing key {path}"
-    return f"{path or 'the specification'}: {error['msg']}"
+    said = _SAID.get(error["type"], error["msg"]).format_map(error.get("ctx", {}))
+    colon = "" if said.startswith(("has ", "needs ")) else ":"
+    return f"{path or 'the specification'}{colon} {said}"

@@ -7,6 +7,7 @@ store's lock. What takes time outside (unmounting, deleting) is put off to :meth
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from flowdist.emulator.account import Account
 
 __all__ = ["Statuses"]
+
+_log = logging.getLogger(__name__)
 
 
 class Statuses:
@@ -39,7 +42,10 @@ class Statuses:
         with self._store.lock:
             chores, self._chores = self._chores, []
         for chore in chores:
-            chore()
+            try:
+                chore()
+            except Exception:  # it is not tried again: what it leaves costs room and nothing else
+                _log.exception("what a service has left could not be cleared away")
 
     def begin(self, service: Service) -> None:
         """Make the first instances of a service and note the events of its beginning."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from flowdist.emulator.compute.fields import invalid_spec
+from flowdist.emulator.compute.amounts import invalid_spec
 
 __all__ = ["expand"]
 

@@ -35,6 +35,8 @@ RETRYING = "Encountered fatal error, retrying"
 FATAL_RUNNING = "Encountered fatal error while running, check container logs"
 FATAL_STARTING = "Encountered fatal error while starting container"
 OUT_OF_MEMORY = "Container was OOMKilled due to resource usage"
+CANCELLED = "Stopped since the job was cancelled"
+STOPPED = "Stopped as requested"
 NOT_STARTED = "Job was cancelled before the container was started"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from flowdist.emulator.server import control, execute, login, objects, page, registry
 from flowdist.emulator.server.execute import PATIENCE, Runner
+from flowdist.emulator.server.hosts import KnownHosts
 from flowdist.emulator.server.replies import Replies
 
 if TYPE_CHECKING:
@@ -31,5 +33,5 @@ def create_app(account: Account, patience: float = PATIENCE) -> Starlette:
             *objects.routes(account),
             *registry.routes(account),
         ],
-        middleware=[control.middleware(account)],
+        middleware=[Middleware(KnownHosts), control.middleware(account)],
     )

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flowdist.emulator.result import Column
 from flowdist.emulator.types import DataType
@@ -268,10 +267,11 @@ def _unscaled(array: pa.Array) -> pa.Array | None:
 def _narrowed(array: pa.Array) -> pa.Array:
     if len(array) == array.null_count:
         return array.cast(pa.int8())
-    ends = pc.min_max(array).as_py()
+    there = (array.drop_null() if array.null_count else array).to_numpy()
+    least, most = int(there.min()), int(there.max())
     for width in (pa.int8(), pa.int16(), pa.int32()):
         half = 1 << (width.bit_width - 1)
-        if -half <= ends["min"] and ends["max"] < half:
+        if -half <= least and most < half:
             return array.cast(width)
     return array
 
@@ -331,6 +331,8 @@ def _parts(microseconds: pa.Array) -> dict[str, pa.Array]:
 
 
 def _zoned(array: pa.Array, scale: int) -> pa.Array:
+    import pyarrow.compute as pc  # not at the start of a server, of which it takes a twentieth
+
     missing = array.is_null()
     whole = pc.struct_field(array, "t").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     whole = pc.if_else(missing, pa.scalar(None, pa.int64()), whole)

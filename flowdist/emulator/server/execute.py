@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["PATIENCE", "Runner", "routes"]
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 THREADS = 2000
 """Each statement that waits (a job, a lock) holds a thread; there must be some for the others."""
@@ -128,20 +130,28 @@ class Runner:
     def _run(
         self, job: Job, binds: Sequence[Any], count: int | None, timer: asyncio.TimerHandle
     ) -> None:
-        session, query = job.session, job.query
-        if self._account.tokens.lost_transaction(session) and not _rolls_back(query):
+        text = None
+        try:
+            self._to_its_end(job.session, job.query, binds, count)
+            if job.wanted:
+                text = self._replies.ended(job.query, job.session, job.base)
+        except Exception as error:  # a full disk, a defect: else the client would wait for ever
+            _log.error("query %s: %s after it had run", job.query.id, type(error).__name__)
+            if not job.query.done.is_set():
+                self._account.queries.finish(job.query, None, defect(error))
+            text = json.dumps(failure(defect(error), job.query.id))
+        _call(job.loop, self._done, job, timer, text)
+
+    def _to_its_end(
+        self, session: Session, query: Query, binds: Sequence[Any], count: int | None
+    ) -> None:
+        lost = self._account.tokens.lost_transaction(session)
+        if lost and not (_rolls_back(query) or self._account.engine.did(query.request_id)):
             self._account.queries.finish(query, None, _LOST)
         else:
             self._account.run(session, query, binds, count)
         if session.id in self._account.sessions:
             self._account.tokens.save(session)
-        text = None
-        if job.wanted:
-            try:
-                text = self._replies.ended(query, session, job.base)
-            except Exception as error:  # else the client would wait for ever
-                text = json.dumps(failure(defect(error), query.id))
-        _call(job.loop, self._done, job, timer, text)
 
     def _done(self, job: Job, timer: asyncio.TimerHandle, text: str | None) -> None:
         timer.cancel()
@@ -254,9 +264,9 @@ class _Queries:
 
     async def abort_request(self, request: Request) -> Response:
         """Abort the query that another request has brought."""
-        session_of(self._account, request)
-        body = await json_body(request)
-        return await self._abort(self._account.queries.of_request(str(body.get("requestId") or "")))
+        session = session_of(self._account, request)
+        asked = str((await json_body(request)).get("requestId") or "")
+        return await self._abort(self._account.queries.of_request(session.id, asked))
 
     async def chunk(self, request: Request) -> Response:
         """A chunk of a large result; its address is its own key."""

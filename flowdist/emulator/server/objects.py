@@ -23,7 +23,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from email.utils import formatdate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -136,48 +136,31 @@ class Objects:
         stat = await run_in_threadpool(self._files.find, stage, path)
         if stat is None:
             raise ObjectError(404, "NoSuchKey", "The specified key does not exist.")
-        try:
-            # Opened before it is described: a file that is replaced meanwhile stays what it was.
-            file = self._files.store(stage).local(path).open("rb")
-            stat = os.fstat(file.fileno())
-            known = await run_in_threadpool(self._files.known, stage, path, stat)
-        except FileNotFoundError:
-            raise ObjectError(404, "NoSuchKey", "The specified key does not exist.") from None
-        headers = {
-            "ETag": f'"{known.md5}"',
-            "Last-Modified": formatdate(stat.st_mtime, usegmt=True),
-            "Accept-Ranges": "bytes",
-            "Content-Type": "application/octet-stream",
-            **{prefix + name: value for name, value in known.meta.items() for prefix in _META},
-        }
-        try:
+        with contextlib.ExitStack() as closing:
+            try:
+                # Opened before it is described: what replaces it meanwhile is another file.
+                file = closing.enter_context(self._files.store(stage).local(path).open("rb"))
+                stat = os.fstat(file.fileno())
+                known = await run_in_threadpool(self._files.known, stage, path, stat)
+            except FileNotFoundError:
+                raise ObjectError(404, "NoSuchKey", "The specified key does not exist.") from None
             status, first, count = _range(request.headers.get("range"), stat.st_size)
-        except ObjectError:
-            file.close()
-            raise
-        headers["Content-Length"] = str(count)
-        if status == 206:
-            headers["Content-Range"] = f"bytes {first}-{first + count - 1}/{stat.st_size}"
-        if request.method == "HEAD":
-            file.close()
-            return Response(status_code=status, headers=headers)
-        file.seek(first)
-        return StreamingResponse(_pieces(file, count), status_code=status, headers=headers)
+            headers = _headers(stat, known, status, first, count)
+            if request.method == "HEAD":
+                return Response(status_code=status, headers=headers)
+            file.seek(first)
+            closing.pop_all()  # the reply closes it
+            return StreamingResponse(_pieces(file, count), status_code=status, headers=headers)
 
     # -- writing
 
     async def _put(self, request: Request, stage: Object, path: str, leave: Pass) -> Response:
         if not path or path.endswith("/"):
             raise ObjectError(400, "InvalidURI", "a file needs a name")
-        store = self._files.store(stage)
-        upload = store.new_upload()
-        try:
+        with self._files.store(stage).upload() as upload:
             md5 = await _receive(request, upload)
-            meta = _meta(request.headers)
-            await run_in_threadpool(self._place, stage, path, upload, Known(md5, meta), leave)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                upload.unlink()
+            known = Known(md5, _meta(request.headers))
+            await run_in_threadpool(self._place, stage, path, upload, known, leave)
         return Response(headers={"ETag": f'"{md5}"'})
 
     def _place(self, stage: Object, path: str, upload: Path, known: Known, leave: Pass) -> None:
@@ -226,12 +209,12 @@ class Objects:
         digests = b"".join(bytes.fromhex(part.name.partition("-")[2]) for part in parts)
         md5 = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
         meta = json.loads((directory / "upload.json").read_text())["meta"]
-        upload = self._files.store(stage).new_upload()
-        with upload.open("wb") as whole:
-            for part in parts:
-                with part.open("rb") as file:
-                    shutil.copyfileobj(file, whole, PIECE)
-        self._files.place(stage, upload, path, Known(md5, meta))
+        with self._files.store(stage).upload() as upload:
+            with upload.open("wb") as whole:
+                for part in parts:
+                    with part.open("rb") as file:
+                        shutil.copyfileobj(file, whole, PIECE)
+            self._files.place(stage, upload, path, Known(md5, meta))
         shutil.rmtree(directory, ignore_errors=True)
         return md5
 
@@ -336,10 +319,27 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
                 waiting, left = waiting[2:], -1
 
 
-def _pieces(file: object, count: int) -> Iterator[bytes]:
-    with contextlib.closing(file) as opened:  # type: ignore[type-var]
+def _headers(
+    stat: os.stat_result, known: Known, status: int, first: int, count: int
+) -> dict[str, str]:
+    """What is said of a file, or of a part of it."""
+    made = {
+        "ETag": f'"{known.md5}"',
+        "Last-Modified": formatdate(stat.st_mtime, usegmt=True),
+        "Accept-Ranges": "bytes",
+        "Content-Type": "application/octet-stream",
+        "Content-Length": str(count),
+        **{prefix + name: value for name, value in known.meta.items() for prefix in _META},
+    }
+    if status == 206:
+        made["Content-Range"] = f"bytes {first}-{first + count - 1}/{stat.st_size}"
+    return made
+
+
+def _pieces(file: BinaryIO, count: int) -> Iterator[bytes]:
+    with file:
         while count > 0:
-            piece = opened.read(min(PIECE, count))  # type: ignore[attr-defined]
+            piece = file.read(min(PIECE, count))
             if not piece:
                 return
             count -= len(piece)

@@ -27,8 +27,8 @@ __all__ = ["Overview"]
 FRESH = 0.5
 """For so many seconds what was gathered serves all who ask."""
 MOST_QUERIES, MOST_SERVICES, MOST_TASKS, MOST_GRAPHS, MOST_INJECTED = 100, 100, 200, 10, 20
-MOST_FILES = 5_000
-"""How many files of a stage are counted."""
+MOST_STAGES, MOST_FILES = 100, 1_000
+"""How many stages are looked at, and how many files of each are counted."""
 DAY = 86_400
 
 
@@ -54,6 +54,7 @@ def _gathered(account: Account) -> dict[str, Any]:
     queries = account.queries.all()
     tasks = account.catalog.all("task")
     services = _services(account)
+    stages = account.catalog.all("stage")
     return {
         "version": __version__,
         "pid": os.getpid(),
@@ -67,7 +68,8 @@ def _gathered(account: Account) -> dict[str, Any]:
         "tasks": [_task(task) for task in tasks[:MOST_TASKS]],
         "tasks_total": len(tasks),
         "graphs": _graphs(account),
-        "stages": [_stage(account, stage) for stage in account.catalog.all("stage")],
+        "stages": [_stage(account, stage) for stage in stages[:MOST_STAGES]],
+        "stages_total": len(stages),
         "queries": [_query(account, q) for q in reversed(queries[-MOST_QUERIES:])],
         "queries_total": len(queries),
         "faults": [_fault(rule) for rule in account.faults.rules()],

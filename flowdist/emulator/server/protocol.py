@@ -33,8 +33,8 @@ __all__ = [
     "session_of",
 ]
 
-OF_SESSIONS = 390_000
-"""From here on errors are about who asks, not about a statement."""
+OF_SESSIONS = range(390_100, 390_400)
+"""The numbers of errors that are about who asks, not about a statement."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -48,7 +48,7 @@ def failure(error: SqlError, query_id: str | None = None) -> dict[str, Any]:
     """A reply that says what went wrong; nothing but that where it is with the session."""
     data = (
         None
-        if error.errno >= OF_SESSIONS
+        if error.errno in OF_SESSIONS
         else {
             "internalError": False,
             "errorCode": error.code,

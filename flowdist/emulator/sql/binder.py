@@ -7,6 +7,7 @@ refused with its text; nothing is dropped.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +32,9 @@ from flowdist.emulator.sql.tables import TableInfo, missing
 from flowdist.emulator.types import FIXED, TEXT, DataType
 
 __all__ = ["Binder", "Environment", "table_of"]
+
+_numbers = itertools.count()
+"""Of the results that stand in queries: a statement may run again inside another."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ class Binder:
 
     def _select(self, node: exp.Select, outer: Scope | None) -> list[Output]:
         from flowdist.emulator.sql.expressions import expressions_of
+        from flowdist.emulator.sql.projections import projection
 
         visit = expressions_of(self)
         if node.args.get("kind"):
@@ -148,13 +153,13 @@ class Binder:
             self._from(node.args["from_"], scope)
         for join in [*node.args.get("joins", []), *node.args.get("laterals", [])]:
             self._join(join, scope)
-        for projection in node.expressions:
-            if isinstance(projection, exp.Alias):
-                scope.aliases[name_of(projection.args["alias"])] = None
+        for item in node.expressions:
+            if isinstance(item, exp.Alias):
+                scope.aliases[name_of(item.args["alias"])] = None
         outputs: list[Output] = []
         made: list[exp.Expr] = []
-        for projection in node.expressions:
-            expression, found = visit.projection(projection, scope)
+        for item in node.expressions:
+            expression, found = projection(visit, item, scope)
             made.append(expression)
             outputs += found
         node.set("expressions", made)
@@ -428,7 +433,7 @@ class Binder:
     def register(self, result: Result) -> tuple[exp.Expr, list[Output]]:
         """A source that gives a result."""
         self.cacheable = False
-        name = f"$result{len(self.registered)}"
+        name = f"$result{next(_numbers)}"
         self.registered[name] = result
         outputs = [Output(c.name, c.type, c.nullable) for c in result.columns]
         table = exp.Table(this=exp.to_identifier(name, quoted=True))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import duckdb
@@ -14,16 +15,35 @@ from flowdist.emulator.names import FullName
 from flowdist.emulator.sql.tables import TableInfo
 from flowdist.emulator.sql.transaction import Transaction
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "atomically"]
+
+TRIES = 20
+"""How often a change is tried that meets one of another session."""
 
 # Arrow from a cursor copies what a relation would not; a relation would plan each query twice.
 warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
 
 
+def atomically(cursor: duckdb.DuckDBPyConnection, work: Callable[[], None]) -> None:
+    """Do all of `work` or nothing; again, where it meets a change of another session's."""
+    for left in reversed(range(TRIES)):
+        cursor.execute("BEGIN")
+        try:
+            work()
+            cursor.execute("COMMIT")
+            return
+        except BaseException as error:
+            with contextlib.suppress(duckdb.Error):
+                cursor.execute("ROLLBACK")
+            if not left or not isinstance(error, duckdb.TransactionException):
+                raise
+
+
 class Connection:
     """One session's; ``lock`` is held while a statement runs on it.
 
-    ``transaction`` is the explicit one, if one is open.
+    ``transaction`` is the explicit one, if one is open; ``aborted`` whether one was that the
+    session does not know of yet.
     """
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
@@ -32,6 +52,7 @@ class Connection:
         self.temporary: dict[FullName, TableInfo] = {}
         self.temporary_version = 0
         self.transaction: Transaction | None = None
+        self.aborted = False
         self._zone: str | None = None
 
     def set_zone(self, zone: str) -> None:

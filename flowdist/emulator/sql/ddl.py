@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from flowdist.emulator.errors import SqlError, compilation_error, unsupported
+from flowdist.emulator.errors import SqlError, compilation_error, overtaken, unsupported
 from flowdist.emulator.names import FullName, quoted
 from flowdist.emulator.sql import definitions
-from flowdist.emulator.sql.connection import Connection
+from flowdist.emulator.sql.connection import Connection, atomically
 from flowdist.emulator.sql.evaluation import Evaluation
 from flowdist.emulator.sql.failures import from_duckdb
 from flowdist.emulator.sql.locks import Owner
@@ -46,15 +46,14 @@ __all__ = [
     "truncate",
 ]
 
-TRIES = 20
-"""How often a change is tried that meets one of another session."""
-
 
 @contextlib.contextmanager
-def _changing(context: Context) -> Iterator[tuple[Engine, Connection]]:
+def _changing(context: Context, own: bool = False) -> Iterator[tuple[Engine, Connection]]:
+    """Nobody else changes what tables there are; on the session's `own` connection where temporary
+    tables are concerned.
+    """
     engine = context.account.engine
-    connection = engine.connection(context.session)
-    with connection.lock, engine.changing:
+    with engine.connected(context.session, own) as connection, engine.changing:
         try:
             yield engine, connection
         except duckdb.Error as error:
@@ -62,15 +61,46 @@ def _changing(context: Context) -> Iterator[tuple[Engine, Connection]]:
 
 
 @contextlib.contextmanager
-def _transaction(cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    cursor.execute("BEGIN")
+def _owning(context: Context, info: TableInfo) -> Iterator[tuple[Engine, Connection]]:
+    """As `_changing`, with an object that no open transaction has written, and none can write
+    meanwhile; SqlError where the lock timeout is over before that is so.
+    """
+    engine, owner, check = context.account.engine, Owner(), context.query.check
+    locks, shared = engine.locks, info.kind == "TABLE" and not info.temporary
+    name = "HYBRID_TABLE_LOCK_TIMEOUT" if info.hybrid else "LOCK_TIMEOUT"
+    seconds = float(context.session.parameter(name))
+    deadline = context.account.clock.monotonic() + seconds
     try:
-        yield
-        cursor.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):
-            cursor.execute("ROLLBACK")
-        raise
+        if shared and not info.hybrid:
+            locks.lock_table(info.name, owner, seconds, check)
+        while True:
+            with _changing(context, own=not shared) as found, locks.writing:
+                _current(*found, info)
+                blockers = locks.holders(info.name, None, owner) if shared else set()
+                if not blockers:
+                    yield found
+                    return
+            engine.abort_idle(blockers)
+            locks.wait_for(blockers, owner, deadline, seconds, info.name, check)
+    finally:
+        locks.release(owner)
+
+
+def _current(engine: Engine, connection: Connection, info: TableInfo) -> None:
+    """An object has to be what the statement has read of it."""
+    found = connection.temporary.get(info.name) if info.temporary else None
+    if (found or engine.index.find(info.name, info.kind)) is not info:
+        raise overtaken(info.name)
+
+
+def _free_or(
+    engine: Engine, connection: Connection, info: TableInfo, old: TableInfo | None
+) -> None:
+    """The name of a new object has to be free, or that of the `old` one it replaces."""
+    if old is not None:
+        _current(engine, connection, old)
+    elif not info.temporary:
+        engine.index.check_free(info)
 
 
 def _evaluation(context: Context, connection: Connection, binds: Sequence[Any]) -> Evaluation:
@@ -89,7 +119,8 @@ def create_table(
     binds: Sequence[Any] = (),
 ) -> TableInfo:
     """Make a table, in place of an old one and filled by a query where these are given."""
-    with _changing(context) as (engine, connection):
+    alone = _changing(context, info.temporary) if old is None else _owning(context, old)
+    with alone as (engine, connection):
         evaluation = _evaluation(context, connection, binds)
         if query and not info.columns:
             info = replace(
@@ -100,24 +131,23 @@ def create_table(
         if not info.columns:
             raise compilation_error("Missing column specification")
         plan = insert_query(query, info, evaluation.environment()) if query else None
+        _free_or(engine, connection, info, old)
         cursor = connection.cursor
-        for number in range(TRIES):
-            try:
-                with _transaction(cursor):
-                    if old is not None:
-                        _remove(engine, connection, old)
-                    if not info.temporary:
-                        _schema(cursor, info.name)
-                    for statement in definitions.duck_table(info):
-                        cursor.execute(statement)
-                    if plan is not None:
-                        _fill(context, connection, plan, evaluation)
-                    if not info.temporary:
-                        engine.index.write(cursor, info)
-                break
-            except duckdb.TransactionException:
-                if number == TRIES - 1:
-                    raise
+        made = info
+
+        def make() -> None:
+            if old is not None:
+                _remove(engine, connection, old)
+            if not made.temporary:
+                _schema(cursor, made.name)
+            for statement in definitions.duck_table(made):
+                cursor.execute(statement)
+            if plan is not None:
+                _fill(context, connection, plan, evaluation)
+            if not made.temporary:
+                engine.index.write(cursor, made)
+
+        atomically(cursor, make)
         if old is not None:
             _forget(engine, connection, old)
         _take(engine, connection, info)
@@ -181,45 +211,38 @@ def _remove(engine: Engine, connection: Connection, info: TableInfo) -> None:
 
 def drop_table(context: Context, info: TableInfo) -> None:
     """Drop a table, view or sequence."""
-    with _changing(context) as (engine, connection):
-        with _transaction(connection.cursor):
-            _remove(engine, connection, info)
+    with _owning(context, info) as (engine, connection):
+        atomically(connection.cursor, lambda: _remove(engine, connection, info))
         _forget(engine, connection, info)
         engine.committed({info.name})
 
 
 def truncate(context: Context, info: TableInfo) -> None:
-    """Remove all rows of a table, once those are done that change it."""
-    locks, owner = context.account.engine.locks, Owner()
-    name = "HYBRID_TABLE_LOCK_TIMEOUT" if info.hybrid else "LOCK_TIMEOUT"
-    seconds = float(context.session.parameter(name))
-    check = context.query.check
-    if not info.temporary and not info.hybrid:
-        locks.lock_table(info.name, owner, seconds, check)
-    deadline = context.account.clock.monotonic() + seconds
-    try:
-        while True:
-            with _changing(context) as (engine, connection), locks.writing:
-                blockers = locks.holders(info.name, None, owner)
-                if not blockers:
-                    connection.cursor.execute(f"DELETE FROM {info.physical}")
-                    engine.committed({info.name})
-                    return
-            locks.wait_for(blockers, owner, deadline, seconds, info.name, check)
-    finally:
-        locks.release(owner)
+    """Remove all rows of a table."""
+    with _owning(context, info) as (engine, connection):
+        statement = f"DELETE FROM {info.physical}"
+        atomically(connection.cursor, lambda: _run(connection.cursor, [statement]))
+        engine.committed({info.name})
+
+
+def _run(cursor: duckdb.DuckDBPyConnection, statements: Sequence[str]) -> None:
+    for statement in statements:
+        cursor.execute(statement)
 
 
 def alter_table(
     context: Context, old: TableInfo, new: TableInfo, statements: Sequence[str]
 ) -> None:
     """Make a table what `new` says, by these statements of DuckDB."""
-    with _changing(context) as (engine, connection):
-        with _transaction(connection.cursor):
-            for statement in statements:
-                connection.cursor.execute(statement)
+    with _owning(context, old) as (engine, connection):
+        cursor = connection.cursor
+
+        def change() -> None:
+            _run(cursor, statements)
             if not new.temporary:
-                engine.index.write(connection.cursor, new)
+                engine.index.write(cursor, new)
+
+        atomically(cursor, change)
         _forget(engine, connection, old)
         _take(engine, connection, new)
         engine.committed({new.name})
@@ -228,16 +251,19 @@ def alter_table(
 def rename_table(context: Context, info: TableInfo, name: FullName) -> None:
     """Give a table another name; one in another schema gets a new DuckDB table."""
     new = replace(info, name=name)
-    with _changing(context) as (engine, connection):
-        if info.temporary:
-            raise unsupported("RENAME of a temporary table")
+    if info.temporary:
+        raise unsupported("RENAME of a temporary table")
+    with _owning(context, info) as (engine, connection):
         engine.index.check_free(new)
         cursor = connection.cursor
-        with _transaction(cursor):
+
+        def move() -> None:
             _schema(cursor, name)
             if info.kind == "TABLE":
                 _move(cursor, info, new)
             engine.index.write(cursor, new)
+
+        atomically(cursor, move)
         engine.index.remove(info)
         engine.index.put(new)
         engine.committed({info.name, name})
@@ -312,10 +338,15 @@ def create_view(
                 for column, (name, comment) in zip(columns, names, strict=True)
             )
         info = replace(info, columns=columns)
-        with _transaction(connection.cursor):
+        cursor, view = connection.cursor, info
+        _free_or(engine, connection, info, old)
+
+        def make() -> None:
             if old is not None:
-                engine.index.erase(connection.cursor, old)
-            engine.index.write(connection.cursor, info)
+                engine.index.erase(cursor, old)
+            engine.index.write(cursor, view)
+
+        atomically(cursor, make)
         if old is not None:
             engine.index.remove(old)
         engine.index.put(info)
@@ -325,7 +356,9 @@ def create_sequence(context: Context, info: TableInfo, old: TableInfo | None) ->
     """Make a sequence."""
     with _changing(context) as (engine, connection):
         cursor = connection.cursor
-        with _transaction(cursor):
+        _free_or(engine, connection, info, old)
+
+        def make() -> None:
             if old is not None:
                 _remove(engine, connection, old)
             _schema(cursor, info.name)
@@ -335,6 +368,8 @@ def create_sequence(context: Context, info: TableInfo, old: TableInfo | None) ->
                 f"INCREMENT {info.increment} {limits}"
             )
             engine.index.write(cursor, info)
+
+        atomically(cursor, make)
         if old is not None:
             engine.index.remove(old)
         engine.index.put(info)

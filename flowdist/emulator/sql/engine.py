@@ -8,6 +8,7 @@ One DuckDB file holds the tables of all databases; a table ``DB.SCHEMA.T`` is th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 from collections import OrderedDict
@@ -25,12 +26,12 @@ from flowdist.emulator.errors import SqlError
 from flowdist.emulator.names import FullName, quoted
 from flowdist.emulator.result import Kind, Result
 from flowdist.emulator.session import Session
-from flowdist.emulator.sql.connection import Connection
+from flowdist.emulator.sql.connection import Connection, atomically
 from flowdist.emulator.sql.dialect import parse
 from flowdist.emulator.sql.evaluation import Evaluation
-from flowdist.emulator.sql.failures import from_duckdb
+from flowdist.emulator.sql.failures import from_duckdb, transaction_aborted
 from flowdist.emulator.sql.literals import taken_out
-from flowdist.emulator.sql.locks import Locks
+from flowdist.emulator.sql.locks import Locks, Owner
 from flowdist.emulator.sql.macros import MACROS
 from flowdist.emulator.sql.parser import Parser
 from flowdist.emulator.sql.rewrite import pipeline, rewrite
@@ -51,8 +52,12 @@ _PRIVILEGES = {
     Kind.MERGE: (),
 }
 """What DML needs on its target; of a MERGE it depends on its clauses, see `Plan.actions`."""
+_OUTDATED = (duckdb.CatalogException, duckdb.BinderException, duckdb.TransactionException)
+"""How a plan fails whose tables another statement has changed or dropped since it was made."""
 REQUESTS_KEPT = 6 * 3600.0
 """How long it is remembered what a request has done, in seconds."""
+IDLE = 300.0
+"""How long a transaction that has written hybrid tables may do nothing, in seconds."""
 REMEMBERED = 2000
 """How many translations are kept."""
 
@@ -76,6 +81,7 @@ class Engine:
         self._lock = threading.Lock()
         self._database = duckdb.connect(str(path))
         self._connections: dict[int, Connection] = {}
+        self._spare_ids = itertools.count(-1, -1)
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         with self._database.cursor() as cursor:
             cursor.execute("SET old_implicit_casting = true")
@@ -101,6 +107,47 @@ class Engine:
                 found = Connection(self._database.cursor())
                 self._connections[session.id] = found
             return found
+
+    @contextlib.contextmanager
+    def connected(self, session: Session, own: bool = False) -> Iterator[Connection]:
+        """The session's connection, for one statement at a time.
+
+        Where a statement runs on it already, outside of a transaction, one that needs nothing of
+        the session's `own` (a transaction, temporary tables) gets a connection for itself: so
+        statements that a session has sent without waiting run side by side.
+        """
+        connection = self.connection(session)
+        if not connection.lock.acquire(blocking=False):
+            if (
+                not own
+                and connection.transaction is None
+                and not connection.temporary
+                and session.parameter("AUTOCOMMIT")
+            ):
+                with self._spare() as spare:
+                    yield spare
+                return
+            connection.lock.acquire()
+        try:
+            self._abort_if_idle(connection)
+            yield connection
+        finally:
+            if connection.transaction is not None:
+                connection.transaction.touched = self.clock.monotonic()
+            connection.lock.release()
+
+    @contextlib.contextmanager
+    def _spare(self) -> Iterator[Connection]:
+        with self._lock:
+            made = Connection(self._database.cursor())
+            number = next(self._spare_ids)
+            self._connections[number] = made
+        try:
+            yield made
+        finally:
+            with self._lock:
+                self._connections.pop(number, None)
+            made.close()
 
     def forget(self, session: Session) -> None:
         """Roll back a session's transaction and drop its temporary tables."""
@@ -137,12 +184,39 @@ class Engine:
         kind, names, numbers = json.loads(text)
         return counts(Kind(kind), numbers, names)
 
+    def note_request(self, session: Session, request_id: str, result: Result) -> None:
+        """Note what the open transaction, which is about to be committed, answers to a request:
+        so it does not run again.
+        """
+        with self.connected(session, own=True) as connection:
+            if connection.transaction is not None and connection.transaction.entries:
+                self.write_request(connection.cursor, request_id, result)
+
+    def write_request(
+        self, cursor: duckdb.DuckDBPyConnection, request_id: str, result: Result
+    ) -> None:
+        """Note what a request has done, in the DuckDB transaction that does it."""
+        numbers = [int(value) for value in result.rows()[0]]
+        self._note(cursor, request_id, result.kind, [c.name for c in result.columns], numbers)
+
+    def _note(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        request_id: str,
+        kind: Kind,
+        names: list[str],
+        numbers: list[int],
+    ) -> None:
+        text = json.dumps([int(kind), names, numbers])
+        cursor.execute(
+            f"INSERT INTO {REQUESTS} VALUES (?, ?, ?)", [request_id, self.clock.time(), text]
+        )
+
     def run(self, context: Context, sql: str, binds: Sequence[Any] = ()) -> Result:
         """Run one statement of SQL in the session of a context; SqlError where it fails."""
         if "->>" in sql:
             return self._pipeline(context, pipeline(sql), binds)
-        connection = self.connection(context.session)
-        with connection.lock:
+        with self.connected(context.session) as connection:
             return self._run(context, connection, sql, binds, None)
 
     def _run(
@@ -153,17 +227,23 @@ class Engine:
         binds: Sequence[Any],
         piped: list[Result] | None,
     ) -> Result:
-        try:
-            connection.set_zone(str(context.session.parameter("TIMEZONE")))
-            evaluation, plan = self._prepared(context, connection, sql, binds, piped)
-            self._authorize(context, plan)
-            if plan.target is not None and context.query.request_id in self._requests:
-                done = self.outcome_of_request(context.query.request_id)
-                if done is not None:
-                    return done
-            return Runner(self, context, connection).run(plan, evaluation)
-        except duckdb.Error as error:
-            raise from_duckdb(error) from None
+        if connection.aborted:
+            connection.aborted = False
+            raise transaction_aborted()
+        connection.set_zone(str(context.session.parameter("TIMEZONE")))
+        while True:
+            version = self.index.version
+            try:
+                evaluation, plan = self._prepared(context, connection, sql, binds, piped)
+                self._authorize(context, plan)
+                if plan.target is not None:
+                    done = self.outcome_of_request(context.query.request_id)
+                    if done is not None:
+                        return done
+                return Runner(self, context, connection).run(plan, evaluation)
+            except duckdb.Error as error:
+                if version == self.index.version or not isinstance(error, _OUTDATED):
+                    raise from_duckdb(error) from None
 
     def _prepared(
         self,
@@ -236,8 +316,7 @@ class Engine:
                 if not isinstance(found, Result):
                     raise SqlError(2, "0A000", f"not supported by the emulator: {part}")
             else:
-                connection = self.connection(context.session)
-                with connection.lock:
+                with self.connected(context.session) as connection:
                     found = self._run(context, connection, part, binds, results)
             results.insert(0, found)
         return results[0]
@@ -246,35 +325,70 @@ class Engine:
 
     def begin(self, session: Session, name: str = "", implicit: bool = False) -> None:
         """Begin a transaction, unless one is open."""
-        connection = self.connection(session)
-        with connection.lock:
+        with self.connected(session, own=True) as connection:
+            connection.aborted = False
             if connection.transaction is None:
                 connection.transaction = Transaction(self.clock.time(), implicit, name)
 
-    def commit(self, session: Session) -> None:
-        """Make what the open transaction has written permanent, if one is open."""
-        self._end(session, "COMMIT")
+    def commit(self, session: Session, request_id: str = "") -> None:
+        """Make what the open transaction has written permanent, if one is open; SqlError where it
+        was aborted. The request that asks for it, where one is named, is noted with it: so it is
+        known whether it has committed (`did`), should the server end before it answers.
+        """
+        connection = self.connection(session)
+        if connection.transaction is None and not connection.aborted:
+            return  # not to wait for statements that run outside of a transaction
+        with self.connected(session, own=True) as connection:
+            if connection.aborted:
+                connection.aborted = False
+                raise transaction_aborted()
+            self._end(connection, "COMMIT", request_id)
+
+    def did(self, request_id: str) -> bool:
+        """Whether it is known from before the server was started what a request has done."""
+        return request_id in self._requests
 
     def rollback(self, session: Session) -> None:
         """Undo what the open transaction has written, if one is open."""
-        self._end(session, "ROLLBACK")
+        with self.connected(session, own=True) as connection:
+            connection.aborted = False
+            self._end(connection, "ROLLBACK")
 
-    def _end(self, session: Session, word: str) -> None:
-        connection = self.connection(session)
-        with connection.lock:
-            transaction, connection.transaction = connection.transaction, None
-            if transaction is None:
-                return
-            try:
-                if transaction.snapshot is not None:
-                    with self.locks.writing:
-                        connection.cursor.execute(word)
-                        if word == "COMMIT":
-                            self.committed(transaction.tables())
-            except duckdb.Error as error:
-                raise from_duckdb(error) from None
-            finally:
-                self.locks.release(transaction)
+    def _end(self, connection: Connection, word: str, request_id: str = "") -> None:
+        transaction, connection.transaction = connection.transaction, None
+        if transaction is None:
+            return
+        try:
+            if transaction.snapshot is not None:
+                with self.locks.writing:
+                    if request_id and transaction.entries:
+                        self._note(connection.cursor, request_id, Kind.TCL, [], [])
+                    connection.cursor.execute(word)
+                    if word == "COMMIT":
+                        self.committed(transaction.tables())
+        except duckdb.Error as error:
+            raise from_duckdb(error) from None
+        finally:
+            self.locks.release(transaction)
+
+    def abort_idle(self, owners: set[Owner]) -> None:
+        """Abort those of the transactions whose sessions have done nothing for too long."""
+        with self._lock:
+            found = [c for c in self._connections.values() if c.transaction in owners]
+        for connection in found:
+            if connection.lock.acquire(blocking=False):  # else it is doing something
+                try:
+                    self._abort_if_idle(connection)
+                finally:
+                    connection.lock.release()
+
+    def _abort_if_idle(self, connection: Connection) -> None:
+        transaction = connection.transaction
+        if transaction is None or not transaction.hybrid:
+            return
+        if self.clock.monotonic() - transaction.touched >= IDLE:
+            connection.aborted = True
+            self._end(connection, "ROLLBACK")
 
     def committed(self, tables: set[FullName]) -> None:
         """Note that tables have changed."""
@@ -293,16 +407,16 @@ class Engine:
         return self.connection(session).transaction is not None
 
     @contextlib.contextmanager
-    def transaction(self, session: Session) -> Iterator[None]:
+    def transaction(self, session: Session) -> Iterator[bool]:
         """All statements inside take effect together or not at all; part of the open transaction
-        where there is one.
+        where there is one. Gives whether it is a transaction of its own.
         """
         if self.in_transaction(session):
-            yield
+            yield False
             return
         self.begin(session)
         try:
-            yield
+            yield True
         except BaseException:
             self.rollback(session)
             raise
@@ -355,11 +469,13 @@ class Engine:
                 self.index.put(changed)
 
     def drop_schema(self, database: str, schema: str) -> None:
-        """Drop all tables, views and sequences of a schema."""
+        """Drop all tables, views and sequences of a schema. It does not wait for transactions that
+        have written them: what these have written is gone with the tables.
+        """
         with self.changing, self._database.cursor() as cursor:
             gone = list(self.index.inside(database, schema))
-            cursor.execute("BEGIN")
-            try:
+
+            def drop() -> None:
                 for info in gone:
                     self.index.erase(cursor, info)
                     for column in info.columns:
@@ -368,13 +484,14 @@ class Engine:
                 cursor.execute(
                     f"DROP SCHEMA IF EXISTS {quoted(schema_of(database, schema))} CASCADE"
                 )
-                cursor.execute("COMMIT")
+
+            try:
+                atomically(cursor, drop)
             except duckdb.Error as error:
-                with contextlib.suppress(duckdb.Error):
-                    cursor.execute("ROLLBACK")
                 raise from_duckdb(error) from None
             for info in gone:
                 self.index.remove(info)
+            self.committed({info.name for info in gone})
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection of its own, to be closed by who asked for it."""

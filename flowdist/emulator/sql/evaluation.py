@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
-from flowdist.emulator.errors import SqlError, unsupported
+from flowdist.emulator.errors import SqlError, compilation_error, unsupported
 from flowdist.emulator.names import FullName
 from flowdist.emulator.result import Result
 from flowdist.emulator.sql import datatypes
@@ -105,7 +107,10 @@ class Evaluation:
         if name == "RESULT_SCAN":
             return self.result_scan(*arguments)
         found = TABLES.get(name)
-        return None if found is None else found(self.context, *arguments, **named)
+        if found is None:
+            return None
+        _check_arguments(name, found, arguments, named)
+        return found(self.context, *arguments, **named)
 
     def result_scan(self, query_id: Any = None, *rest: Any) -> Result:
         """The rows of a query that has run."""
@@ -146,7 +151,9 @@ class Evaluation:
             self.value(argument) if isinstance(argument, Parameter) else argument
             for argument in what.arguments
         ]
-        return SCALARS[what.name](self.context, *arguments)
+        function = SCALARS[what.name]
+        _check_arguments(what.name, function, arguments, {})
+        return function(self.context, *arguments)
 
     def constant(self, node: exp.Expr) -> Any:
         """The value of a constant expression, as a Python value."""
@@ -157,6 +164,38 @@ class Evaluation:
         if "literal" in made.meta:
             return made.meta["literal"]
         return self.connection.value(f"SELECT {duck(made)}", self.values(binder.parameters))
+
+
+_signature = lru_cache(maxsize=None)(inspect.signature)
+
+
+def _check_arguments(
+    name: str, function: Callable[..., Any], given: list[Any], named: dict[str, Any]
+) -> None:
+    """SqlError where a registered function does not have these arguments."""
+    signature = _signature(function)
+    try:
+        signature.bind(None, *given, **named)
+    except TypeError:
+        known = list(signature.parameters.values())[1:]
+        count = len(given) + len(named)
+        least = sum(p.default is p.empty and p.kind in _REQUIRED for p in known)
+        where = f"for function [{name.rpartition('!')[2]}({', '.join(map(repr, given))})]"
+        odd = next((n for n in named if n not in signature.parameters), None)
+        if odd is not None:
+            raise compilation_error(
+                f"invalid argument for function {name.rpartition('.')[2]}: {odd.upper()}"
+            ) from None
+        if count < least:
+            errno, what = 938, f"not enough arguments {where}, expected {least}, got {count}"
+        else:
+            errno, what = 939, f"too many arguments {where}, expected {len(known)}, got {count}"
+        raise SqlError(
+            errno, "22023", f"SQL compilation error: error line 1 at position 0\n{what}"
+        ) from None
+
+
+_REQUIRED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def _is_scalar(name: str) -> bool:

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from sqlglot import exp
 
-from flowdist.emulator.errors import SqlError, compilation_error, unsupported
+from flowdist.emulator.errors import SqlError, unsupported
 from flowdist.emulator.sql import conversions as to
 from flowdist.emulator.sql import datatypes
-from flowdist.emulator.sql.clauses import check, in_identifier
+from flowdist.emulator.sql.clauses import in_identifier
 from flowdist.emulator.sql.dialect import template, type_of, typed
 from flowdist.emulator.sql.parameters import Bind, Now
-from flowdist.emulator.sql.scopes import Output, Scope, invalid_identifier, name_of
+from flowdist.emulator.sql.scopes import Scope, invalid_identifier, name_of
 from flowdist.emulator.types import BOOLEAN, FIXED, LTZ, REAL, TEXT, VARIANT, DataType
 
 if TYPE_CHECKING:
     from flowdist.emulator.sql.binder import Binder
 
-__all__ = ["Expressions", "expressions_of"]
+__all__ = ["Expressions", "column", "escaped", "expressions_of", "literal"]
 
 _COMPARISONS = (
     exp.EQ,
@@ -59,66 +59,6 @@ class Expressions:
         if not raw and found is not None and found.name == "TIMESTAMP_TZ":
             return template("{0}.t", made, type=LTZ)
         return made
-
-    # -- projections
-
-    def projection(self, node: exp.Expr, scope: Scope) -> tuple[exp.Expr, list[Output]]:
-        """An item of SELECT and the columns it gives; one without a name gets that of its text."""
-        if isinstance(node, exp.Star) or (
-            isinstance(node, exp.Column) and isinstance(node.this, exp.Star)
-        ):
-            return self._star(node, scope)
-        if isinstance(node, exp.Alias):
-            name, inner = name_of(node.args["alias"]), node.this
-        else:
-            name, inner = self._own_name(node, scope), node
-        made = self(inner, scope, raw=True)
-        if isinstance(made, exp.Interval):
-            raise unsupported(node.sql("snowflake"))
-        found = type_of(made)
-        scope.aliases[name] = found
-        alias = exp.alias_(made, exp.to_identifier(name, quoted=True), copy=False)
-        return alias, [Output(name, found, nullable=not _never_null(made))]
-
-    def _own_name(self, node: exp.Expr, scope: Scope) -> str:
-        named = node.meta.get("text")
-        if isinstance(node, exp.Column) and not isinstance(node.this, exp.Parameter):
-            return name_of(node.this)
-        if isinstance(node, exp.Parameter | exp.Column) and node.find(exp.Parameter):
-            parameter = node if isinstance(node, exp.Parameter) else node.this
-            if isinstance(parameter.this, exp.Literal):
-                return f"${parameter.name}"
-        return str(named) if named else node.sql("snowflake").upper()
-
-    def _star(self, node: exp.Expr, scope: Scope) -> tuple[exp.Expr, list[Output]]:
-        star = node if isinstance(node, exp.Star) else node.this
-        check(star)
-        table = name_of(node.args["table"]) if isinstance(node, exp.Column) else None
-        if table is not None and not any(source.name == table for source in scope.sources):
-            raise invalid_identifier(node)
-        if not scope.sources:
-            raise compilation_error("SELECT with no columns")
-        without = {
-            name_of(c.this if isinstance(c, exp.Column) else c) for c in _list(star, "except_")
-        }
-        names = {name_of(a.this.this): name_of(a.args["alias"]) for a in _list(star, "rename")}
-        if star.args.get("replace"):
-            raise unsupported(node.sql("snowflake"))
-        outputs, columns = [], []
-        for source, output in scope.visible(table):
-            if output.name in without:
-                continue
-            name = names.get(output.name, output.name)
-            column = _column(output.name, source.name)
-            if not source.name:
-                column = _column(output.name, None)
-            columns.append(exp.alias_(column, exp.to_identifier(name, quoted=True), copy=False))
-            outputs.append(replace(output, name=name))
-        if not columns:
-            raise compilation_error("SELECT with no columns")
-        many = template(", ".join(f"{{{i}}}" for i in range(len(columns))))
-        many.set("expressions", [template(_escaped(c.sql("duckdb"))) for c in columns])
-        return many, outputs
 
     # -- all nodes
 
@@ -169,11 +109,11 @@ class Expressions:
             known, alias_type = scope.alias(name) if table is None else (False, None)
             if not known:
                 raise invalid_identifier(node)
-            return typed(_column(name, None), alias_type)
+            return typed(column(name, None), alias_type)
         source, output = found
         merged = any(name in s.merged for s in scope.sources)
         qualifier = source.name if source.name and not (table is None and merged) else None
-        made = typed(_column(name, qualifier), output.type)
+        made = typed(column(name, qualifier), output.type)
         made.meta["nullable"] = output.nullable
         return made
 
@@ -189,7 +129,7 @@ class Expressions:
         if not 1 <= number <= len(visible):
             raise invalid_identifier(node)
         source, output = visible[number - 1]
-        return typed(_column(output.name, source.name or None), output.type)
+        return typed(column(output.name, source.name or None), output.type)
 
     def _parameter(self, node: exp.Expr, scope: Scope) -> exp.Expr:
         if isinstance(node.this, exp.Literal):
@@ -218,7 +158,7 @@ class Expressions:
 
     def _literal(self, node: exp.Expr, scope: Scope) -> exp.Expr:
         if node.args.get("is_string"):
-            text = template(_escaped(_quoted(node.name)), type=replace(TEXT, length=len(node.name)))
+            text = template(escaped(_quoted(node.name)), type=replace(TEXT, length=len(node.name)))
             text.meta["literal"] = node.name
             return text
         name = node.name
@@ -256,6 +196,17 @@ class Expressions:
     def _time_of_day(self, node: exp.Expr, scope: Scope) -> exp.Expr:
         return template("CAST(CAST({0} AS TIMESTAMP) AS TIME)", self.now(), type=datatypes.TIME)
 
+    def row(self, scope: Scope) -> list[exp.Expr]:
+        """The names and values of a row, as OBJECT_CONSTRUCT(*) takes them."""
+        return [
+            made
+            for source, output in scope.visible()
+            for made in (
+                literal(output.name),
+                typed(column(output.name, source.name or None), output.type),
+            )
+        ]
+
     # -- operators
 
     def _comparison(self, node: exp.Expr, scope: Scope) -> exp.Expr:
@@ -287,23 +238,31 @@ class Expressions:
         return self._literal(exp.Literal.string("".join(e.name for e in node.expressions)), scope)
 
     def _like(self, node: exp.Expr, scope: Scope) -> exp.Expr:
-        subject = to.text(self(node.this, scope))
-        escape = ""
-        pattern = node.args["expression"]
-        if isinstance(node, exp.Like | exp.ILike) and isinstance(pattern, exp.Any | exp.All):
-            raise unsupported(node.sql("snowflake"))
-        made = to.text(self(pattern, scope))
-        word = "ILIKE" if isinstance(node, exp.ILike) else "LIKE"
-        negated = "NOT " if node.args.get("negate") else ""
-        return template(f"({{0}} {negated}{word} {{1}}{escape})", subject, made, type=BOOLEAN)
+        return self._liked(node, [], scope)
 
     def _escaped_like(self, node: exp.Expr, scope: Scope) -> exp.Expr:
-        like = node.this
-        if not isinstance(like, exp.Like | exp.ILike):
+        if not isinstance(node.this, exp.Like | exp.ILike):
             raise unsupported(node.sql("snowflake"))
-        parts = [to.text(self(e, scope)) for e in (like.this, like.expression, node.expression)]
+        return self._liked(node.this, [node.args["expression"]], scope)
+
+    def _liked(self, like: exp.Expr, escape: list[exp.Expr], scope: Scope) -> exp.Expr:
+        """LIKE and ILIKE, with one pattern or ANY or ALL of several."""
+        given = like.args["expression"]
+        patterns = [given]
+        if isinstance(given, exp.Any | exp.All):
+            many = given.this
+            if not isinstance(many, exp.Tuple | exp.Paren):
+                raise unsupported(like.sql("snowflake"))
+            patterns = many.expressions if isinstance(many, exp.Tuple) else [many.this]
+        parts = [to.text(self(e, scope)) for e in (like.this, *escape, *patterns)]
         word = "ILIKE" if isinstance(like, exp.ILike) else "LIKE"
-        return template(f"({{0}} {word} {{1}} ESCAPE {{2}})", *parts, type=BOOLEAN)
+        first, end = (2, " ESCAPE {1}") if escape else (1, "")
+        made = [f"{{0}} {word} {{{first + i}}}{end}" for i in range(len(patterns))]
+        return template(
+            f"({(' AND ' if isinstance(given, exp.All) else ' OR ').join(made)})",
+            *parts,
+            type=BOOLEAN,
+        )
 
     def _matches(self, node: exp.Expr, scope: Scope) -> exp.Expr:
         parts = [to.text(self(e, scope)) for e in (node.this, node.args["expression"])]
@@ -399,7 +358,7 @@ class Expressions:
                 path += f'."{part.this}"'
             else:
                 raise unsupported(node.sql("snowflake"))
-        return template(f"json_extract({{0}}, {_escaped(_quoted(path))})", made, type=VARIANT)
+        return template(f"json_extract({{0}}, {escaped(_quoted(path))})", made, type=VARIANT)
 
     def _bracket(self, node: exp.Expr, scope: Scope) -> exp.Expr:
         """``v['a']`` and ``v[0]``."""
@@ -552,33 +511,23 @@ def literal(value: Any) -> exp.Expr:
         made = template(str(value) if not isinstance(value, float) else repr(value), type=found)
         made.meta["literal"] = value
         return template("({0})", made, type=found) if value < 0 else made
-    made = template(_escaped(_quoted(str(value))), type=found if isinstance(value, str) else TEXT)
+    made = template(escaped(_quoted(str(value))), type=found if isinstance(value, str) else TEXT)
     made.meta["literal"] = str(value)
     return made if isinstance(value, str) or found is None else to.cast(made, found)
 
 
-def _column(name: str, table: str | None) -> exp.Column:
+def column(name: str, table: str | None) -> exp.Column:
+    """A column by its name and, where it is given, that of its source."""
     made = exp.Column(this=exp.to_identifier(name, quoted=True))
     if table is not None:
         made.set("table", exp.to_identifier(table, quoted=True))
     return made
 
 
-def _list(node: exp.Expr, key: str) -> list[Any]:
-    found = node.args.get(key)
-    return found if isinstance(found, list) else [found] if found is not None else []
-
-
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that is to stand in a template as it is."""
     return text.replace("{", "{{").replace("}", "}}")
-
-
-def _never_null(node: exp.Expr) -> bool:
-    if "nullable" in node.meta:
-        return not node.meta["nullable"]
-    return isinstance(node, exp.Literal | exp.Boolean) or "literal" in node.meta

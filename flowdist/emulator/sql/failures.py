@@ -8,7 +8,7 @@ import duckdb
 
 from flowdist.emulator.errors import SqlError, cancelled
 
-__all__ = ["from_duckdb", "is_conflict", "is_duplicate"]
+__all__ = ["from_duckdb", "is_conflict", "is_duplicate", "transaction_aborted"]
 
 _OWN = re.compile(r"(\d{6})\|(\w{5})\|(.*)", re.DOTALL)
 _CONVERT = r"[Cc]ould not (?:convert|cast) (?:string|value) ['\"](.*?)['\"] to "
@@ -121,6 +121,18 @@ def from_duckdb(error: Exception) -> SqlError:
     if isinstance(error, duckdb.DataError):
         return SqlError(100132, "22000", first)
     return SqlError(603, "XX000", f"SQL execution internal error:\n{first}")
+
+
+def transaction_aborted() -> SqlError:
+    """What the next statement gets after a transaction that was idle for too long; that it is
+    aborted is documented, the number of the error is not.
+    """
+    return SqlError(
+        628,
+        "40000",
+        "The transaction was aborted and rolled back: it has written hybrid tables and was idle "
+        "for 5 minutes.",
+    )
 
 
 def duplicate(error: Exception) -> SqlError:

@@ -206,6 +206,8 @@ def visit_call(visit: Expressions, node: exp.Expr, scope: Scope) -> exp.Expr:
             given[:1] = [functions_moments.unit(given[0])]
         raw = isinstance(build, Function) and "r" in build.arguments
         raw = raw or name in _RAW
+        if name.startswith("OBJECT_CONSTRUCT") and [type(e) for e in given] == [exp.Star]:
+            return build(visit, visit.row(scope), node)
         return build(visit, [visit(e, scope, raw=raw) for e in given], node)
     registered = name.replace("METHOD$", "!") if name.startswith("METHOD$") else name
     if visit.binder.env.scalar(registered):

@@ -22,7 +22,7 @@ from flowdist.clock import Clock
 from flowdist.emulator.errors import SqlError
 from flowdist.emulator.names import FullName
 
-__all__ = ["MOST_WAITERS", "Locks", "Owner"]
+__all__ = ["MOST_WAITERS", "Key", "Locks", "Owner", "inserting"]
 
 MOST_WAITERS = 20
 """How many statements may wait for a standard table."""
@@ -38,6 +38,16 @@ Key = tuple[str, tuple[Hashable, ...]]
 """The name of a unique constraint, empty for the primary key, and the values."""
 
 
+_INSERTS = "an insert"
+
+
+def inserting(owner: Owner) -> Key:
+    """What a transaction holds that has inserted into a standard table: in nobody's way but that
+    of who wants the whole table (TRUNCATE, ALTER, DROP).
+    """
+    return _INSERTS, (id(owner),)
+
+
 @dataclass
 class Locks:
     """All locks; every method may be called from any thread.
@@ -50,6 +60,8 @@ class Locks:
     writing: threading.RLock = field(default_factory=threading.RLock)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _rows: dict[FullName, dict[Key, Owner]] = field(default_factory=dict)
+    _held: dict[Owner, dict[FullName, set[Key]]] = field(default_factory=dict)
+    """The same by owner, so that a look at the others and a release do not go through all rows."""
     _tables: dict[FullName, Owner] = field(default_factory=dict)
     _waiting: dict[Owner, frozenset[Owner]] = field(default_factory=dict)
     _queue: dict[FullName, int] = field(default_factory=dict)
@@ -59,36 +71,40 @@ class Locks:
     def contended(self, table: FullName, owner: Owner) -> bool:
         """Whether any other transaction holds rows of a table."""
         with self._changed:
-            return any(o is not owner for o in self._rows.get(table, {}).values())
+            return any(table in held for o, held in self._held.items() if o is not owner)
 
     def holders(self, table: FullName, keys: Iterable[Key] | None, owner: Owner) -> set[Owner]:
         """The others that hold any of these rows; any rows at all where `keys` is None."""
         with self._changed:
-            held = self._rows.get(table, {})
-            found = held.values() if keys is None else [held[k] for k in keys if k in held]
-            return {o for o in found if o is not owner}
+            if keys is None:
+                return {o for o, held in self._held.items() if table in held and o is not owner}
+            rows = self._rows.get(table, {})
+            return {rows[k] for k in keys if k in rows} - {owner}
 
-    def holders_of(self, table: FullName, text: str, owner: Owner) -> set[Owner]:
-        """The others that hold a row whose key DuckDB prints like this."""
+    def holders_of(
+        self, table: FullName, wanted: Callable[[Key], bool], owner: Owner
+    ) -> set[Owner]:
+        """The others that hold a row whose key is `wanted`."""
         with self._changed:
-            return {
-                o
-                for key, o in self._rows.get(table, {}).items()
-                if o is not owner and ", ".join(str(part) for part in key[1]) == text
-            }
+            held = self._rows.get(table, {})
+            return {o for key, o in held.items() if o is not owner and wanted(key)}
 
     def hold(self, table: FullName, keys: Iterable[Key], owner: Owner) -> None:
         """Lock rows, which no other holds."""
         with self._changed:
-            self._rows.setdefault(table, {}).update(dict.fromkeys(keys, owner))
+            new = set(keys)
+            if new:
+                self._held.setdefault(owner, {}).setdefault(table, set()).update(new)
+                self._rows.setdefault(table, {}).update(dict.fromkeys(new, owner))
 
     def release(self, owner: Owner) -> None:
         """Let go of all that a transaction holds, and wake those that wait."""
         with self._changed:
-            for table, held in list(self._rows.items()):
-                for key in [k for k, o in held.items() if o is owner]:
-                    del held[key]
-                if not held:
+            for table, keys in self._held.pop(owner, {}).items():
+                rows = self._rows[table]
+                for key in keys:
+                    del rows[key]
+                if not rows:
                     del self._rows[table]
             for table in [t for t, o in self._tables.items() if o is owner]:
                 del self._tables[table]
@@ -97,8 +113,17 @@ class Locks:
     def held(self) -> list[tuple[FullName, Owner, bool]]:
         """Each table of which something is locked, by whom, and whether that is all of it."""
         with self._changed:
-            rows = [(t, o, False) for t, held in self._rows.items() for o in set(held.values())]
-            return rows + [(t, o, True) for t, o in self._tables.items()]
+            rows = [
+                (table, owner, inserting(owner) in keys)
+                for owner, held in self._held.items()
+                for table, keys in held.items()
+            ]
+            return [*rows, *((t, o, True) for t, o in self._tables.items())]
+
+    @property
+    def waiting(self) -> int:
+        """How many statements wait for a lock at this moment."""
+        return len(self._waiting)
 
     # -- tables
 
@@ -137,8 +162,7 @@ class Locks:
     ) -> None:
         """Wait until any lock is released; SqlError when the time is over or in a deadlock."""
         with self._changed:
-            held = {o for rows in self._rows.values() for o in rows.values()}
-            if owners & (held | set(self._tables.values())):
+            if any(o in self._held for o in owners) or owners & set(self._tables.values()):
                 self._wait(owners, owner, deadline, seconds, table, check)
 
     def _wait(

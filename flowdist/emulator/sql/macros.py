@@ -31,8 +31,9 @@ _DEFINITIONS = {
     "ELSE regexp_replace(trim(a), '([0-9]:[0-9.:]+) *(Z|[+-][0-9]{2}:?[0-9]{0,2})$', '\\1') END",
     "date_text(a)": "regexp_replace(sf_without_zone(a), '[ T][0-9:.]+$', '')",
     "with_zone(a)": "CASE WHEN regexp_full_match(trim(a), '-?[0-9]+(\\.[0-9]+)?') "
-    "THEN CAST(sf_epoch(a) AS VARCHAR) || '+00' ELSE regexp_replace(trim(a), "
-    "'([0-9]:[0-9.:]+) *([+-][0-9]{2})([0-9]{2})$', '\\1\\2:\\3') END",
+    "THEN CAST(sf_epoch(a) AS VARCHAR) || '+00' ELSE regexp_replace(regexp_replace(trim(a), "
+    "'([0-9]:[0-9.:]+) +(Z$|[+-])', '\\1\\2'), "
+    "'([0-9]:[0-9.:]+[+-][0-9]{2})([0-9]{2})$', '\\1:\\2') END",
     "zone_minutes(o)": "CASE WHEN o IN ('', 'Z') THEN 0 ELSE "
     "(CASE WHEN o[1] = '-' THEN -1 ELSE 1 END) * (CAST(o[2:3] AS INTEGER) * 60 + "
     "coalesce(TRY_CAST(nullif(right(replace(o, ':', '')[4:], 2), '') AS INTEGER), 0)) END",

@@ -31,6 +31,8 @@ class Parser:
     def __init__(self, sql: str, binds: Sequence[Any] = ()) -> None:
         self.sql = sql
         self.modifiers: frozenset[str] = frozenset()
+        self.conditional = False
+        """Whether IF NOT EXISTS was read."""
         self._tokens = tokens(sql)
         self._at = 0
         self._binds = list(binds)
@@ -125,7 +127,9 @@ class Parser:
 
     def if_not_exists(self) -> bool:
         """Whether IF NOT EXISTS comes next."""
-        return self.accept("IF", "NOT", "EXISTS")
+        found = self.accept("IF", "NOT", "EXISTS")
+        self.conditional = self.conditional or found
+        return found
 
     # -- values
 

@@ -16,9 +16,8 @@ from flowdist.emulator.result import Column, Kind, Result
 from flowdist.emulator.sql import datatypes
 from flowdist.emulator.sql.connection import Connection
 from flowdist.emulator.sql.evaluation import Evaluation
-from flowdist.emulator.sql.locks import Owner
 from flowdist.emulator.sql.scopes import Output
-from flowdist.emulator.sql.transaction import Rerun, Transaction, Written
+from flowdist.emulator.sql.transaction import Transaction
 from flowdist.emulator.sql.translate import Plan
 from flowdist.emulator.types import FIXED, DataType, arrow_type
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from flowdist.emulator.sql.engine import Engine
     from flowdist.emulator.statements import Context
 
-__all__ = ["COUNTS", "Runner", "counts", "result_of"]
+__all__ = ["COUNTS", "Runner", "counts", "registered", "result_of"]
 
 COUNTS = {
     Kind.INSERT: ("number of rows inserted",),
@@ -97,7 +96,7 @@ class Runner:
     @contextlib.contextmanager
     def prepared(self, plan: Plan) -> Iterator[None]:
         """What a plan needs around its run."""
-        with self._interruptible(), self._registered(plan):
+        with self._interruptible(), registered(self.connection.cursor, plan):
             yield
 
     # -- what can end a statement
@@ -144,19 +143,6 @@ class Runner:
             if timer is not None:
                 timer.cancel()
 
-    @contextlib.contextmanager
-    def _registered(self, plan: Plan) -> Iterator[None]:
-        """The results of table functions, as tables."""
-        cursor = self.connection.cursor
-        for name, result in plan.registered:
-            names = [column.name for column in result.columns]
-            cursor.register(name, result.table.rename_columns(_distinct(names)))
-        try:
-            yield
-        finally:
-            for name, _ in plan.registered:
-                cursor.unregister(name)
-
     # -- queries
 
     def _select(self, plan: Plan, values: list[Any]) -> Result:
@@ -166,6 +152,9 @@ class Runner:
         if not transaction.pinned and transaction.snapshot != self.engine.commits:
             self._renew(transaction)
         try:
+            return result_of(*self.connection.fetch(plan.sql, values), plan.outputs)
+        except duckdb.CatalogException:  # a table that is younger than the snapshot
+            self._renew(transaction)
             return result_of(*self.connection.fetch(plan.sql, values), plan.outputs)
         except duckdb.Error:
             self._renew(transaction)
@@ -182,17 +171,22 @@ class Runner:
         session = self.context.session
         if self.connection.transaction is None and not session.parameter("AUTOCOMMIT"):
             self.engine.begin(session, implicit=True)
-        if plan.target.temporary and self.connection.transaction is None:
-            return self._plainly(plan, values)
         from flowdist.emulator.sql.writing import Writer
 
         return Writer(self.engine, self.context, self.connection, plan, values).write()
 
-    def _plainly(self, plan: Plan, values: list[Any]) -> Result:
-        """A temporary table is nobody else's."""
-        from flowdist.emulator.sql.writing import execute
 
-        return execute(self.connection, plan, values)
+@contextlib.contextmanager
+def registered(cursor: duckdb.DuckDBPyConnection, plan: Plan) -> Iterator[None]:
+    """The results of a plan's table functions, as tables."""
+    for name, result in plan.registered:
+        names = [column.name for column in result.columns]
+        cursor.register(name, result.table.rename_columns(_distinct(names)))
+    try:
+        yield
+    finally:
+        for name, _ in plan.registered:
+            cursor.unregister(name)
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -202,6 +196,3 @@ def _distinct(names: list[str]) -> list[str]:
         count = seen[name] = seen.get(name, -1) + 1
         made.append(f"{name}_{count}" if count else name)
     return made
-
-
-__all__ += ["Owner", "Rerun", "Written"]

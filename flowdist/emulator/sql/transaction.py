@@ -14,6 +14,7 @@ statement runs again and sees rows that others have added meanwhile, which Snowf
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from flowdist.emulator.names import FullName
+from flowdist.emulator.names import FullName, quoted
 from flowdist.emulator.sql.locks import Owner
 from flowdist.emulator.sql.tables import TableInfo
 
@@ -43,15 +44,20 @@ class Written:
         """Do it again."""
         name = self.table.physical
         if self.removed is not None and self.removed.num_rows:
-            keys = ", ".join(f'"{c}"' for c in self.removed.column_names)
-            cursor.register("$removed", self.removed)
-            cursor.execute(
-                f'DELETE FROM {name} WHERE ({keys}) IN (SELECT ({keys}) FROM "$removed")'
-            )
-            cursor.unregister("$removed")
+            keys = ", ".join(quoted(c) for c in self.removed.column_names)
+            sql = f'DELETE FROM {name} WHERE ({keys}) IN (SELECT ({keys}) FROM "$rows")'
+            _with_rows(cursor, self.removed, sql)
         if self.rows is not None and self.rows.num_rows:
-            cursor.register("$rows", self.rows)
-            cursor.execute(f'INSERT INTO {name} SELECT * FROM "$rows"')
+            _with_rows(cursor, self.rows, f'INSERT INTO {name} SELECT * FROM "$rows"')
+
+
+def _with_rows(cursor: duckdb.DuckDBPyConnection, rows: pa.Table, sql: str) -> None:
+    cursor.register("$rows", rows)
+    try:
+        cursor.execute(sql)
+    finally:
+        # Refused after an error; the next to come are put in their place.
+        with contextlib.suppress(duckdb.TransactionException):
             cursor.unregister("$rows")
 
 
@@ -80,6 +86,8 @@ class Transaction(Owner):
     name: str = ""
     id: int = field(default_factory=lambda: next(_ids))
     snapshot: int | None = None
+    touched: float = 0.0
+    """When its last statement ended, on the monotonic clock."""
     entries: list[Written | Rerun] = field(default_factory=list)
 
     @property
@@ -87,15 +95,28 @@ class Transaction(Owner):
         """Whether reads keep the snapshot."""
         return any(isinstance(entry, Rerun) for entry in self.entries)
 
+    @property
+    def hybrid(self) -> bool:
+        """Whether it has written a hybrid table."""
+        return any(entry.table.hybrid for entry in self.entries)
+
     def tables(self) -> set[FullName]:
         """What it has changed."""
         return {entry.table.name for entry in self.entries}
 
     def renew(self, cursor: duckdb.DuckDBPyConnection, commits: int) -> None:
         """A new DuckDB transaction on what is committed now, with all that is written on top."""
-        if self.snapshot is not None:
-            cursor.execute("ROLLBACK")
-        cursor.execute("BEGIN")
-        self.snapshot = commits
-        for entry in self.entries:
-            entry.apply(cursor)
+        self.snapshot, begun = commits, self.snapshot is not None
+        while True:
+            if begun:
+                cursor.execute("ROLLBACK")
+            cursor.execute("BEGIN")
+            begun = True
+            for entry in self.entries:
+                try:
+                    entry.apply(cursor)
+                except duckdb.CatalogException:  # the table is gone, with its schema
+                    self.entries.remove(entry)
+                    break
+            else:
+                return

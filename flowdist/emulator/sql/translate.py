@@ -381,10 +381,12 @@ class Statement:
         return f" WHERE {duck(self.visit(clause.this, scope))}"
 
     def affected(self, info: TableInfo, name: str, sources: str, where: str) -> str:
-        """The keys of the rows that a statement would change."""
+        """The keys of the rows that a statement would change: the primary and the unique ones."""
         if not info.hybrid:
             return ""
-        keys = ", ".join(f"{_identifier(name)}.{_identifier(c)}" for c in info.primary_key)
+        unique = [c for one in info.constraints if one.kind == "UNIQUE" for c in one.columns]
+        columns = dict.fromkeys([*info.primary_key, *unique])
+        keys = ", ".join(f"{_identifier(name)}.{_identifier(c)}" for c in columns)
         more = f", {sources}" if sources else ""
         return f"SELECT {keys} FROM {info.physical} AS {_identifier(name)}{more}{where}"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 from collections.abc import Iterator
+from datetime import date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -16,9 +16,9 @@ from flowdist.emulator.errors import unsupported
 from flowdist.emulator.result import Kind, Result
 from flowdist.emulator.sql.connection import Connection
 from flowdist.emulator.sql.failures import from_duckdb, is_conflict, is_duplicate
-from flowdist.emulator.sql.locks import Key, Owner
-from flowdist.emulator.sql.running import counts
-from flowdist.emulator.sql.tables import REQUESTS, TableInfo
+from flowdist.emulator.sql.locks import Key, Owner, inserting
+from flowdist.emulator.sql.running import counts, registered
+from flowdist.emulator.sql.tables import TableInfo
 from flowdist.emulator.sql.transaction import Rerun, Transaction, Written
 from flowdist.emulator.sql.translate import Plan
 
@@ -82,7 +82,7 @@ class Writer:
         if self.table.hybrid:
             return self._hybrid()
         if self.plan.kind is Kind.INSERT and not self.plan.overwrite:
-            return self._inserted() if self.transaction else self._alone()
+            return self._inserted()
         return self._locked()
 
     # -- standard tables
@@ -102,15 +102,24 @@ class Writer:
         self._fresh(transaction)
         with self._undone(transaction):
             result = execute(self.connection, self.plan, self.values)
-        plan, values = self.plan, self.values
-        transaction.entries.append(
-            Rerun(self.table, lambda: execute(self.connection, plan, values))
-        )
+        transaction.entries.append(Rerun(self.table, self._again))
         return result
 
+    def _again(self) -> None:
+        with registered(self.connection.cursor, self.plan):
+            execute(self.connection, self.plan, self.values)
+
     def _inserted(self) -> Result:
-        transaction = self.transaction
-        assert transaction is not None
+        if not self.table.temporary:
+            self.locks.hold(self.table.name, [inserting(self.owner)], self.owner)
+        if self.transaction is not None:
+            return self._appended(self.transaction)
+        try:
+            return self._alone()
+        finally:
+            self.locks.release(self.owner)
+
+    def _appended(self, transaction: Transaction) -> Result:
         self._fresh(transaction)
         with self._undone(transaction):
             rows, _ = self.connection.fetch(f"{self.plan.sql} RETURNING *", self.values)
@@ -131,7 +140,7 @@ class Writer:
         raise from_duckdb(duckdb.TransactionException("conflict"))
 
     def _committed(self) -> Result:
-        request = self.context.query.request_id
+        request = "" if self.table.temporary else self.context.query.request_id
         several = bool(request) or self.plan.overwrite
         cursor = self.connection.cursor
         if several:
@@ -139,10 +148,7 @@ class Writer:
         try:
             result = execute(self.connection, self.plan, self.values)
             if request:
-                cursor.execute(
-                    f"INSERT INTO {REQUESTS} VALUES (?, ?, ?)",
-                    [request, self.engine.clock.time(), _encoded(result)],
-                )
+                self.engine.write_request(cursor, request, result)
             if several:
                 cursor.execute("COMMIT")
         except BaseException:
@@ -191,6 +197,7 @@ class Writer:
                 outcome = self._attempt()
             if isinstance(outcome, Result):
                 return outcome
+            self.engine.abort_idle(outcome)
             self.locks.wait_for(outcome, self.owner, deadline, seconds, self.table.name, check)
 
     def _attempt(self) -> Result | set[Owner]:
@@ -220,7 +227,7 @@ class Writer:
         """The rows that an UPDATE or DELETE would change, as locks name them."""
         values = self.values[: self.plan.affected_parameters]
         rows, _ = self.connection.fetch(self.plan.affected, values)
-        return [("", key) for key in _tuples(rows)]
+        return [("", key) for key in _tuples(rows.select(list(self.table.primary_key)))]
 
     def _in_the_way(self, error: duckdb.Error) -> set[Owner]:
         """Who has caused an error of DuckDB's: another transaction that is still open."""
@@ -228,9 +235,27 @@ class Writer:
             return self.locks.holders(self.table.name, None, self.owner)
         if not is_duplicate(error):
             return set()
-        match = re.search(r"[Dd]uplicate key \"(.*?)\"", str(error))
-        text = re.sub(r"\w+: ", "", match.group(1)) if match else ""
-        return self.locks.holders_of(self.table.name, text, self.owner)
+        return self.locks.holders_of(
+            self.table.name, lambda key: self._quoted(key, str(error)), self.owner
+        )
+
+    def _quoted(self, key: Key, text: str) -> bool:
+        """Whether DuckDB's error is about a key: it quotes the values, after the names of their
+        columns or without.
+        """
+        name, values = key
+        words = [_printed(value) for value in values]
+        if None in words:
+            return True  # not known, so better to wait
+        columns = self._constraint(name)
+        named = ", ".join(f"{c}: {w}" for c, w in zip(columns, words, strict=True))
+        return f'"{named}"' in text or f'"{", ".join(map(str, words))}"' in text
+
+    def _constraint(self, name: str) -> tuple[str, ...]:
+        """The columns of a unique constraint, or of the primary key where the name is empty."""
+        if not name:
+            return self.table.primary_key
+        return next(c.columns for c in self.table.constraints if c.name == name)
 
     def _compared(self) -> Result | set[Owner]:
         """Run and commit, unless rows turn out to be another's."""
@@ -244,10 +269,7 @@ class Writer:
                 return blockers
             request = self.context.query.request_id
             if request:
-                cursor.execute(
-                    f"INSERT INTO {REQUESTS} VALUES (?, ?, ?)",
-                    [request, self.engine.clock.time(), _encoded(result)],
-                )
+                self.engine.write_request(cursor, request, result)
             cursor.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(duckdb.Error):
@@ -263,7 +285,7 @@ class Writer:
             values = self.values[: self.plan.affected_parameters]
             old, _ = self.connection.fetch(self.plan.affected, values)
         rows, result = self._returning()
-        keys = self._keys(rows) + ([("", key) for key in _tuples(old)] if old is not None else [])
+        keys = self._keys(rows) + (self._keys(old) if old is not None else [])
         blockers = self.locks.holders(self.table.name, keys, self.owner)
         if blockers:
             transaction.renew(self.connection.cursor, self.engine.commits)
@@ -271,7 +293,7 @@ class Writer:
         self.locks.hold(self.table.name, keys, self.owner)
         removed = rows.select(list(self.table.primary_key))
         if old is not None:
-            removed = pa.concat_tables([removed, old.rename_columns(removed.column_names)])
+            removed = pa.concat_tables([removed, old.select(removed.column_names)])
         kept = None if self.plan.kind is Kind.DELETE else rows
         if self.plan.kind is Kind.MERGE:
             deleted = pc.equal(rows.column("merge_action"), "DELETE")
@@ -306,10 +328,17 @@ def _tuples(rows: pa.Table) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True))
 
 
+def _printed(value: Any) -> str | None:
+    """A value of a key as DuckDB prints it in an error; None where that is not known."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, datetime) and value.tzinfo is None:
+        text = value.isoformat(sep=" ")
+        return text.rstrip("0") if value.microsecond else text
+    if isinstance(value, str | int | Decimal) or type(value) is date:
+        return str(value)
+    return None
+
+
 def _ordered(table: TableInfo, rows: pa.Table) -> pa.Table:
     return rows.select([column.name for column in table.columns])
-
-
-def _encoded(result: Result) -> str:
-    numbers = [int(value) for value in result.rows()[0]]
-    return json.dumps([int(result.kind), [column.name for column in result.columns], numbers])

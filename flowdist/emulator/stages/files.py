@@ -12,10 +12,9 @@ import itertools
 import re
 import shutil
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowdist.emulator.catalog import Object
 from flowdist.emulator.errors import SqlError, already_exists, compilation_error, unsupported
@@ -35,14 +34,19 @@ __all__ = ["StageFile", "StageFiles", "Within", "shown_name"]
 Within = Session | tuple[str, str]
 """Where a name without database or schema is looked for: a session, or a database and a schema."""
 
+SMALL = 1 << 20
+"""Files of so many bytes are read at once, which is faster than in pieces."""
+MOST_GONE = 1000
+"""Of so many files that are gone the digests may stay."""
+_UNKNOWN = ("", -1, -1, "")
+
 _PART = r'(?:"(?:[^"]|"")*"|[A-Za-z_][A-Za-z0-9_$]*)'
 _LOCATION = re.compile(rf"@?(~|{_PART}?(?:\.{_PART}?){{0,2}})((?:/.*)?)\Z", re.DOTALL)
 _NAME_PART = re.compile(_PART)
 _TABLE_STAGE = re.compile(rf"@?(?:{_PART}\.){{0,2}}%")
 
 
-@dataclass(frozen=True)
-class StageFile:
+class StageFile(NamedTuple):
     """A file on a stage; ``modified`` is Unix time in seconds."""
 
     path: str
@@ -52,8 +56,8 @@ class StageFile:
 
 
 def shown_name(stage: Object) -> str:
-    """The first part of the names that LIST shows: the name of the stage, in lower case."""
-    return "" if stage.kind == "user stage" else stage.name.lower()
+    """What the names that LIST shows begin with: the name of the stage, in lower case."""
+    return "" if stage.kind == "user stage" else f"{stage.name.lower()}/"
 
 
 class StageFiles:
@@ -70,6 +74,7 @@ class StageFiles:
             account.catalog.keep("stage_key", key)
         self.passes = Passes(key, account.clock.time)
         self._lock = threading.Lock()
+        self._stores: dict[int, StageStore] = {}
         self._temporary: dict[tuple[int, FullName], Object] = {}
         for saved in account.catalog.setting("temporary_stages", []):
             stage = Object(**saved)
@@ -158,7 +163,11 @@ class StageFiles:
 
     def by_id(self, identity: int) -> Object | None:
         """The stage of that id, of whatever kind."""
-        return next((stage for stage in self._all() if stage.id == identity), None)
+        if identity > 0:
+            found = self._account.catalog.by_id(identity)
+            return found if found is not None and found.kind in ("stage", "user stage") else None
+        with self._lock:
+            return next((s for s in self._temporary.values() if s.id == identity), None)
 
     def locate(self, location: str, within: Within, verb: str = "SELECT") -> tuple[Object, str]:
         """The stage and the path that a location means: ``@db.schema.stage/a/b``, ``stage/a``,
@@ -198,9 +207,11 @@ class StageFiles:
 
     def store(self, stage: Object) -> StageStore:
         """The directories of a stage, which are there."""
-        found = StageStore(self._root / str(stage.id))
-        if not found.pending.is_dir():
+        found = self._stores.get(stage.id)
+        if found is None:
+            found = StageStore(self._root / str(stage.id))
             found.make()
+            self._stores[stage.id] = found
         return found
 
     def directory(self, stage: Object) -> Path:
@@ -211,27 +222,32 @@ class StageFiles:
         """The files whose paths begin with a prefix, ordered by path, without those that are hidden
         or not visible yet.
         """
-        digests = self.index.digests(stage.id)
+        store = self.store(stage)
+        known = self.index.digests(stage.id, prefix)
         found, new = [], []
         for path, stat in self.stats(stage, prefix):
-            md5 = digests.get((path, stat.st_size, stat.st_mtime_ns))
-            if md5 is None:
+            _, size, changed, md5 = known.pop(path, _UNKNOWN)
+            if size != stat.st_size or changed != stat.st_mtime_ns:
                 try:
-                    md5 = _digest(self.store(stage).local(path))
+                    md5 = _digest(store.name(path), stat.st_size)
                 except FileNotFoundError:
                     continue
                 new.append((path, stat, Known(md5, {})))
             found.append(StageFile(path, stat.st_size, md5, stat.st_mtime))
         self.index.note_all(stage.id, new)
+        # What is left was removed, by mounts for example; or it is hidden, and comes back.
+        if len(known) > MOST_GONE and not self._account.faults.hides:
+            self.index.forget_all(stage.id, [row[:3] for row in known.values()])
         return found
 
     def stats(self, stage: Object, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
         """The same without digests, which take time to compute."""
         store = self.store(stage)
         store.settle(self._account.clock.time())
-        for path, stat in store.walk(prefix):
-            if not self._account.faults.hidden(stage, path):
-                yield path, stat
+        faults = self._account.faults
+        if not faults.hides:
+            return store.walk(prefix)
+        return (file for file in store.walk(prefix) if not faults.hidden(stage, file[0]))
 
     def find(self, stage: Object, path: str) -> os.stat_result | None:
         """Of the file at a path; None where there is none or it is hidden."""
@@ -245,12 +261,12 @@ class StageFiles:
         """The digest of a file, computed once, and what its upload has said of it."""
         found = self.index.find(stage.id, path, stat)
         if found is None:
-            found = Known(_digest(self.store(stage).local(path)), {})
+            found = Known(_digest(self.store(stage).name(path), stat.st_size), {})
             self.index.note(stage.id, path, stat, found)
         return found
 
     def place(self, stage: Object, upload: Path, path: str, known: Known | None = None) -> None:
-        """Let an upload of :meth:`StageStore.new_upload` appear at its path."""
+        """Let an upload of :meth:`StageStore.upload` appear at its path."""
         store = self.store(stage)
         stat = upload.stat()
         store.place(upload, path)
@@ -259,13 +275,23 @@ class StageFiles:
 
     def copy(self, stage: Object, path: str, to: Object, to_path: str) -> None:
         """Copy a file, as a whole or not at all."""
-        upload = self.store(to).new_upload()
-        shutil.copyfile(self.store(stage).local(path), upload)
-        self.place(to, upload, to_path)
+        with self.store(to).upload() as upload:
+            shutil.copyfile(self.store(stage).local(path), upload)
+            self.place(to, upload, to_path)
 
-    def remove(self, stage: Object, path: str) -> bool:
-        """Remove a file; whether it was there."""
-        return self.store(stage).remove(path)
+    def remove(self, stage: Object, files: Iterable[tuple[str, os.stat_result]]) -> list[str]:
+        """Remove files, as :meth:`stats` gives them; the paths of those that were there. What makes
+        `files` may end it by an exception.
+        """
+        store = self.store(stage)
+        gone = {}
+        try:
+            for path, stat in files:
+                if store.remove(path):
+                    gone[path] = path, stat.st_size, stat.st_mtime_ns
+        finally:
+            self.index.forget_all(stage.id, gone.values())
+        return list(gone)
 
     # -- inside
 
@@ -288,12 +314,16 @@ class StageFiles:
         self._account.catalog.keep("temporary_stages", stages)
 
     def _delete(self, identity: int) -> None:
+        self._stores.pop(identity, None)
         self.index.forget(identity)
         shutil.rmtree(self._root / str(identity), ignore_errors=True)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+def _digest(path: str, size: int) -> str:
+    """The MD5 of a file of about that size."""
+    with open(path, "rb", buffering=0) as file:
+        if size <= SMALL:
+            return hashlib.md5(file.readall(), usedforsecurity=False).hexdigest()
         return hashlib.file_digest(file, "md5").hexdigest()
 
 

@@ -11,7 +11,9 @@ What a volume allows:
   closing it fails too. So it is with a process that is killed before it has closed its file.
 - what is being written can be seen by its own viewer (name and size), not read: EBUSY
 - reads give what the file was when it was opened; opening gives the latest. A file that its viewer
-  has written twice cannot be mapped into memory as shared (ENODEV).
+  has written twice cannot be mapped into memory as shared (ENODEV). The kernel has one size for
+  each name: a read that overlaps the moment in which another process of the same viewer replaces
+  the file for the first time may come back short. Read-only volumes do not have this.
 - rename, links, other sizes by truncation, other owners and modes fail with EOPNOTSUPP; setting
   times does nothing
 - a directory that is made can be seen at once; on the stage there are no directories

@@ -13,8 +13,12 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Index", "Known"]
+
+LAST = "\U0010ffff"
+"""The last of all characters: paths under a prefix sort before the prefix with it."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,15 @@ class Index:
             ).fetchone()
         return None if row is None else Known(row[0], json.loads(row[1]))
 
-    def digests(self, stage: int) -> dict[tuple[str, int, int], str]:
-        """The digests of all files of a stage, by path, size and time of change in ns."""
+    def digests(self, stage: int, prefix: str = "") -> dict[str, tuple[str, int, int, str]]:
+        """Path, size, time of change in ns and digest of all files under a prefix, by path."""
         with self._lock:
             rows = self._file.execute(
-                "SELECT path, size, changed, md5 FROM files WHERE stage = ?", (stage,)
+                "SELECT path, size, changed, md5 FROM files"
+                " WHERE stage = ? AND path >= ? AND path < ?",
+                (stage, prefix, prefix + LAST),
             ).fetchall()
-        return {(path, size, changed): md5 for path, size, changed, md5 in rows}
+        return {row[0]: row for row in rows}
 
     def note(self, stage: int, path: str, stat: os.stat_result, known: Known) -> None:
         """Write down what is known of a file."""
@@ -74,12 +80,24 @@ class Index:
             (stage, path, stat.st_size, stat.st_mtime_ns, known.md5, json.dumps(known.meta))
             for path, stat, known in files
         ]
-        with self._lock:
-            self._file.execute("BEGIN")
-            self._file.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", lines)
-            self._file.execute("COMMIT")
+        if lines:
+            self._together("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", lines)
 
     def forget(self, stage: int) -> None:
         """Forget all files of a stage."""
         with self._lock:
             self._file.execute("DELETE FROM files WHERE stage = ?", (stage,))
+
+    def forget_all(self, stage: int, files: Iterable[tuple[str, int, int]]) -> None:
+        """Forget files of a stage that are gone, in one go: path, size and time of change in ns.
+        What has come in their place since stays known.
+        """
+        self._together(
+            "DELETE FROM files WHERE stage = ? AND path = ? AND size = ? AND changed = ?",
+            [(stage, *file) for file in files],
+        )
+
+    def _together(self, sql: str, lines: list[tuple[Any, ...]]) -> None:
+        with self._lock, self._file:
+            self._file.execute("BEGIN")
+            self._file.executemany(sql, lines)

@@ -19,6 +19,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from stat import S_ISREG
 
@@ -87,6 +88,15 @@ class StageStore:
         """Where to write a file that is to be placed later; nobody else has this path."""
         return self.uploads / f"{os.getpid()}-{time.time_ns():x}-{next(_numbers)}"
 
+    @contextlib.contextmanager
+    def upload(self) -> Iterator[Path]:
+        """Such a path, at which nothing is left at the end, whether or not it was placed."""
+        made = self.new_upload()
+        try:
+            yield made
+        finally:
+            made.unlink(missing_ok=True)
+
     def clean(self, now: float) -> None:
         """Remove what uploads have left that will never be finished: their process is gone, or they
         are a day old.
@@ -130,21 +140,26 @@ class StageStore:
 
     def _walk(self, above: str, begin: str) -> Iterator[tuple[str, os.stat_result]]:
         try:
-            with os.scandir(self.files / above) as found:
+            with os.scandir(self._files + above) as found:
                 # A directory sorts as if its name ended with a slash, as the paths below it do.
-                entries = sorted(
-                    (e.name + "/" if e.is_dir(follow_symlinks=False) else e.name, e)
+                entries = [
+                    (f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name, e)
                     for e in found
                     if e.name.startswith(begin)
-                )
+                ]
         except (FileNotFoundError, NotADirectoryError):
             return
+        entries.sort(key=itemgetter(0))
         for name, entry in entries:
-            if name.endswith("/"):
+            if name[-1] == "/":
                 yield from self._walk(above + name, "")
-            elif entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError):
-                    yield above + name, entry.stat()
+                continue
+            try:
+                stat = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if S_ISREG(stat.st_mode):
+                yield above + name, stat
 
     def place(self, upload: Path, path: str) -> None:
         """Let an upload appear at its path, in place of what was there.
@@ -178,13 +193,13 @@ class StageStore:
     def remove(self, path: str) -> bool:
         """Remove a file, and the directories that are empty without it; whether it was there."""
         try:
-            os.unlink(self.files / path)
+            os.unlink(self._files + path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
             return False
         above = os.path.dirname(path)
         while above:
             try:
-                os.rmdir(self.files / above)
+                os.rmdir(self._files + above)
             except OSError:
                 break
             above = os.path.dirname(above)

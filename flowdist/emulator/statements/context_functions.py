@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
-from flowdist.emulator.errors import SqlError, insufficient_privileges
+from flowdist.emulator.errors import SqlError, compilation_error, insufficient_privileges
 from flowdist.emulator.queries import Query
 from flowdist.emulator.statements import Context, scalar
 
@@ -16,97 +17,75 @@ REGION = "AWS_US_WEST_2"
 ORGANIZATION = "FLOWDIST"
 
 
-def _alone(arguments: tuple[object, ...], name: str) -> None:
-    if arguments:
-        raise SqlError(
-            939,
-            "22023",
-            f"SQL compilation error: error line 1 at position 0\ntoo many arguments for function "
-            f"[{name}] expected 0, got {len(arguments)}",
-        )
-
-
 @scalar("CURRENT_ACCOUNT")
-def current_account(context: Context, *none: object) -> str:
+def current_account(context: Context) -> str:
     """The account's locator."""
-    _alone(none, "CURRENT_ACCOUNT")
     return context.account.settings.account
 
 
 @scalar("CURRENT_ACCOUNT_NAME")
-def current_account_name(context: Context, *none: object) -> str:
+def current_account_name(context: Context) -> str:
     """The account's name in its organization."""
-    _alone(none, "CURRENT_ACCOUNT_NAME")
     return context.account.settings.account
 
 
 @scalar("CURRENT_ORGANIZATION_NAME")
-def current_organization_name(context: Context, *none: object) -> str:
+def current_organization_name(context: Context) -> str:
     """The organization that the account is in."""
-    _alone(none, "CURRENT_ORGANIZATION_NAME")
     return ORGANIZATION
 
 
 @scalar("CURRENT_REGION")
-def current_region(context: Context, *none: object) -> str:
+def current_region(context: Context) -> str:
     """A region that has everything that the emulator has."""
-    _alone(none, "CURRENT_REGION")
     return REGION
 
 
 @scalar("CURRENT_VERSION")
-def current_version(context: Context, *none: object) -> str:
+def current_version(context: Context) -> str:
     """Snowflake's version."""
-    _alone(none, "CURRENT_VERSION")
     return CONTEXT_VERSION
 
 
 @scalar("CURRENT_CLIENT")
-def current_client(context: Context, *none: object) -> str | None:
+def current_client(context: Context) -> str | None:
     """Name and version of the client."""
-    _alone(none, "CURRENT_CLIENT")
     return context.session.application or None
 
 
 @scalar("CURRENT_SESSION")
-def current_session(context: Context, *none: object) -> str:
+def current_session(context: Context) -> str:
     """The id of the session, as text."""
-    _alone(none, "CURRENT_SESSION")
     return str(context.session.id)
 
 
 @scalar("CURRENT_STATEMENT")
-def current_statement(context: Context, *none: object) -> str:
+def current_statement(context: Context) -> str:
     """The text of this statement."""
-    _alone(none, "CURRENT_STATEMENT")
     return context.query.text
 
 
 @scalar("CURRENT_USER")
-def current_user(context: Context, *none: object) -> str:
+def current_user(context: Context) -> str:
     """The user, or the service that has signed in."""
-    _alone(none, "CURRENT_USER")
     return context.session.user
 
 
 @scalar("CURRENT_ROLE")
-def current_role(context: Context, *none: object) -> str:
+def current_role(context: Context) -> str:
     """The primary role."""
-    _alone(none, "CURRENT_ROLE")
     return context.session.role
 
 
 @scalar("CURRENT_ROLE_TYPE")
-def current_role_type(context: Context, *none: object) -> str:
+def current_role_type(context: Context) -> str:
     """Always an account's role here."""
-    _alone(none, "CURRENT_ROLE_TYPE")
     return "ROLE"
 
 
 @scalar("CURRENT_SECONDARY_ROLES")
-def current_secondary_roles(context: Context, *none: object) -> str:
+def current_secondary_roles(context: Context) -> str:
     """JSON: which roles count besides the primary one, and how that was asked for."""
-    _alone(none, "CURRENT_SECONDARY_ROLES")
     session = context.session
     if session.secondary_roles != "ALL":
         return json.dumps({"roles": "", "value": ""}, separators=(",", ":"))
@@ -115,9 +94,8 @@ def current_secondary_roles(context: Context, *none: object) -> str:
 
 
 @scalar("CURRENT_AVAILABLE_ROLES")
-def current_available_roles(context: Context, *none: object) -> str:
+def current_available_roles(context: Context) -> str:
     """JSON: the roles of the user and all below them; none where no user acts, as in a task."""
-    _alone(none, "CURRENT_AVAILABLE_ROLES")
     if context.session.task is not None and context.session.service is None:
         return "[]"
     roles = sorted(context.account.access.available_roles(context.session))
@@ -131,17 +109,15 @@ def is_role_in_session(context: Context, role: str | None) -> bool | None:
 
 
 @scalar("CURRENT_DATABASE")
-def current_database(context: Context, *none: object) -> str | None:
+def current_database(context: Context) -> str | None:
     """The session's database, unless it is gone."""
-    _alone(none, "CURRENT_DATABASE")
     name = context.session.database
     return name if name and context.account.catalog.find("database", (name,)) else None
 
 
 @scalar("CURRENT_SCHEMA")
-def current_schema(context: Context, *none: object) -> str | None:
+def current_schema(context: Context) -> str | None:
     """The session's schema, unless it is gone."""
-    _alone(none, "CURRENT_SCHEMA")
     database, name = current_database(context), context.session.schema
     if not database or not name:
         return None
@@ -150,26 +126,23 @@ def current_schema(context: Context, *none: object) -> str | None:
 
 
 @scalar("CURRENT_SCHEMAS")
-def current_schemas(context: Context, *none: object) -> str:
+def current_schemas(context: Context) -> str:
     """JSON: where names without a schema are looked for."""
-    _alone(none, "CURRENT_SCHEMAS")
     database, schema = current_database(context), current_schema(context)
     path = [f"{database}.{schema}"] if schema else []
     return json.dumps(path)
 
 
 @scalar("CURRENT_WAREHOUSE")
-def current_warehouse(context: Context, *none: object) -> str | None:
+def current_warehouse(context: Context) -> str | None:
     """The session's warehouse, unless it is gone."""
-    _alone(none, "CURRENT_WAREHOUSE")
     name = context.session.warehouse
     return name if name and context.account.catalog.find("warehouse", (name,)) else None
 
 
 @scalar("CURRENT_IP_ADDRESS")
-def current_ip_address(context: Context, *none: object) -> str:
+def current_ip_address(context: Context) -> str:
     """Clients are on this machine."""
-    _alone(none, "CURRENT_IP_ADDRESS")
     return "127.0.0.1"
 
 
@@ -192,6 +165,27 @@ def getvariable(context: Context, name: str) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
     return None if value is None else str(value)
+
+
+UNITS = {"DAYS": 86400, "HOURS": 3600, "MINUTES": 60, "SECONDS": 1, "MILLISECONDS": 0.001}
+LOOK = 0.25
+"""How often a statement that waits looks at the clock, in seconds."""
+
+
+@scalar("SYSTEM$WAIT")
+def wait(context: Context, amount: float, unit: str = "SECONDS") -> str:
+    """Wait for so many DAYS, HOURS, MINUTES, SECONDS or MILLISECONDS."""
+    seconds = UNITS.get(str(unit).upper())
+    if seconds is None or not isinstance(amount, int | float | Decimal) or amount < 0:
+        raise compilation_error(
+            f"Invalid argument for function SYSTEM$WAIT: ({amount!r}, {unit!r})", 1044, "42P13"
+        )
+    clock = context.account.clock
+    end = clock.monotonic() + float(amount) * seconds
+    while (left := end - clock.monotonic()) > 0:
+        context.query.stop.wait(min(left, LOOK))
+        context.query.check()
+    return f"waited {amount} {str(unit).lower()}"
 
 
 def _may_stop(context: Context, query: Query) -> bool:

@@ -30,7 +30,6 @@ VIEWS = (
     "ENABLED_ROLES",
     "SCHEMATA",
     "SEQUENCES",
-    "SERVICES",
     "STAGES",
     "TABLES",
     "TABLE_CONSTRAINTS",

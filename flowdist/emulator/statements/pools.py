@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -267,6 +268,22 @@ def describe_pool(context: Context, parse: Parser) -> Result:
     return rows(
         [*COLUMNS, "budget", "error_code", "status_message", "placement_group"],
         [_row(context, pool, described=True)],
+    )
+
+
+@scalar("SYSTEM$GET_COMPUTE_POOL_STATUS")
+def pool_status(context: Context, name: str) -> str:
+    """JSON with `status` and `message` of a pool. Snowflake has deprecated it in favour of DESCRIBE
+    COMPUTE POOL; its own command line still calls it.
+    """
+    parse = Parser(name)
+    pool = context.account.access.find(context.session, KIND, (parse.identifier(),))
+    parse.end()
+    context.account.access.require_any(context.session, ("MONITOR", "OWNERSHIP"), pool)
+    with context.account.compute.store.lock:
+        figures = context.account.compute.pools.figures(pool)
+    return json.dumps(
+        {"status": figures.state, "message": figures.message}, separators=(",", ":")
     )
 
 

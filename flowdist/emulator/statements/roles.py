@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from flowdist.emulator import passwords
+from flowdist.emulator.bootstrap import USER
 from flowdist.emulator.catalog import Object
 from flowdist.emulator.errors import SqlError, insufficient_privileges, unsupported
 from flowdist.emulator.grants import key_of
@@ -210,6 +212,8 @@ USER_PROPERTIES: dict[str, Reader] = {
 def _user_data(given: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
     parameters = {**old.get("parameters", {}), **{k: v for k, v in given.items() if k in SESSION}}
     data = {k.lower(): v for k, v in given.items() if k not in SESSION and k != "COMMENT"}
+    if "password" in data:
+        data["password"] = passwords.hashed(data["password"])
     if "login_name" in data:
         data["login_name"] = data["login_name"].upper()
     if data.get("type", "PERSON") not in USER_TYPES:
@@ -265,6 +269,8 @@ def alter_user(context: Context, parse: Parser) -> Result:
         parse.end()
         data = _user_data(given, target.data)
         catalog.update(target, comment=given.get("COMMENT"), **data)
+        if name == USER and "PASSWORD" in given:
+            catalog.keep("password", given["PASSWORD"])
     elif parse.accept("UNSET"):
         names = read_unset(parse, USER_PROPERTIES, "USER")
         parameters = {k: v for k, v in target.data.get("parameters", {}).items() if k not in names}

@@ -46,7 +46,8 @@ MASK = "'***'"
 
 _SENSITIVE = re.compile(
     r"\b(SECRET_STRING|PASSWORD|OAUTH_REFRESH_TOKEN)(\s*=\s*)"
-    r"('(?:[^'\\]|\\.|'')*'?|\$\$.*?(?:\$\$|\Z))",
+    # The first two are strings within a string: in EXECUTE IMMEDIATE, or in the body of a task.
+    r"(''(?:[^']|'''')+''|\\'[^']*'|'(?:[^'\\]|\\.|'')*'?|\$\$.*?(?:\$\$|\Z))",
     re.IGNORECASE | re.DOTALL,
 )
 _MENTIONS = re.compile(r"\b(?:SECRET|USER)\b", re.IGNORECASE)

@@ -9,11 +9,11 @@ from typing import Any
 
 from flowdist.emulator.catalog import Object
 from flowdist.emulator.compute.observed import (
-    Entry,
     dns_domain,
-    entries,
+    events,
     instance_statuses,
     local_logs,
+    logged,
     naive,
     naive_iso,
     seconds_of,
@@ -50,8 +50,14 @@ def _find(context: Context, name: str, *privileges: str) -> tuple[Object, Servic
     parse = Parser(name)
     parts = parse.name()
     parse.end()
-    kept = find_service(context, parts, *privileges)
+    kept = find_service(context, parts, _verb(context), *privileges)
     return kept, context.account.compute.service(kept)
+
+
+def _verb(context: Context) -> str:
+    """By what the functions here are called."""
+    word = context.query.text.split(None, 1)[0].upper() if context.query.text.strip() else ""
+    return "CALL" if word == "CALL" else "SELECT"
 
 
 # -- waiting and cancelling
@@ -230,7 +236,7 @@ def _instance(
 def service_dns_domain(context: Context, name: str) -> str:
     """The domain in which the services of a schema are."""
     parse = Parser(name)
-    database, schema = context.session.resolve_schema(parse.name(), "SELECT")
+    database, schema = context.session.resolve_schema(parse.name(), _verb(context))
     parse.end()
     found = context.account.access.schema(context.session, database, schema)
     return dns_domain(context.account, found.database, found.name)
@@ -239,11 +245,9 @@ def service_dns_domain(context: Context, name: str) -> str:
 # -- event table
 
 
-def _between(found: list[Entry], context: Context, start: Any, end: Any) -> list[Entry]:
-    now = context.account.clock.time()
+def _time_range(context: Context, start: Any, end: Any) -> tuple[float, float]:
     # No end by default, not now: of events of one moment some are noted a little later than it.
-    least, most = seconds_of(start, now - DAY), seconds_of(end, math.inf)
-    return [entry for entry in found if least <= entry.time <= most]
+    return seconds_of(start, context.account.clock.time() - DAY), seconds_of(end, math.inf)
 
 
 @table("!SPCS_GET_LOGS")
@@ -254,7 +258,7 @@ def get_logs(
     first.
     """
     _, service = _find(context, name, "OWNERSHIP", "MONITOR")
-    found = [e for e in entries(context.account, [service]) if e.kind == "LOG"]
+    found = logged(context.account, [service], *_time_range(context, start_time, end_time))
     return rows(
         [
             ("TIMESTAMP", NTZ),
@@ -271,7 +275,7 @@ def get_logs(
                 entry.value if isinstance(entry.value, str) else json.dumps(entry.value),
                 json.dumps(entry.attributes),
             )
-            for entry in reversed(_between(found, context, start_time, end_time))
+            for entry in found
         ],
     )
 
@@ -284,7 +288,7 @@ def get_events(
     first.
     """
     _, service = _find(context, name, "OWNERSHIP", "MONITOR")
-    found = [e for e in entries(context.account, [service]) if e.kind == "EVENT"]
+    found = events(context.account, [service], *_time_range(context, start_time, end_time))
     return rows(
         [
             ("TIMESTAMP", NTZ),
@@ -307,7 +311,7 @@ def get_events(
                 json.dumps(entry.record),
                 None,
             )
-            for entry in reversed(_between(found, context, start_time, end_time))
+            for entry in found
         ],
     )
 
@@ -324,6 +328,10 @@ def event_table(context: Context, database: str | None = None) -> Result:
     account = context.account
     with account.compute.store.lock:
         services = [s for s in account.compute.store.services.values() if _monitors(context, s)]
+    found = [*events(account, services), *logged(account, services)][::-1]
+    found.sort(key=lambda entry: entry.time)  # lines of one moment stay in their order
+    kept = {id(entry.resource): entry.resource for entry in found}
+    resources = {key: json.dumps(resource) for key, resource in kept.items()}
     return rows(
         [
             ("TIMESTAMP", NTZ),
@@ -347,7 +355,7 @@ def event_table(context: Context, database: str | None = None) -> Result:
                 naive(entry.time),
                 None,
                 None,
-                json.dumps(entry.resource),
+                resources[id(entry.resource)],
                 None if entry.scope is None else json.dumps(entry.scope),
                 None,
                 entry.kind,
@@ -356,7 +364,7 @@ def event_table(context: Context, database: str | None = None) -> Result:
                 json.dumps(entry.value),
                 None,
             )
-            for entry in entries(account, services)
+            for entry in found
         ],
     )
 

@@ -51,10 +51,14 @@ COLUMNS: Columns = (
 """Of DESCRIBE SERVICE; `spec` is there for the owner only."""
 
 
-def find_service(context: Context, name: tuple[str, ...], *privileges: str) -> Object:
-    """The service of that name, for a session that has one of the privileges on it."""
+def find_service(
+    context: Context, name: tuple[str, ...], verb: str, *privileges: str
+) -> Object:
+    """The service of that name, for a session that has one of the privileges on it; `verb` is what
+    cannot be done where the name is not full and the session has no schema.
+    """
     access, session = context.account.access, context.session
-    full_name = session.resolve(name, "SELECT")
+    full_name = session.resolve(name, verb)
     access.schema(session, full_name.database, full_name.schema)
     found = access.find(session, "service", full_name)
     access.require_any(session, privileges, found)
@@ -123,7 +127,7 @@ def describe_service(context: Context, parse: Parser) -> Result:
     """DESCRIBE SERVICE name"""
     name = parse.name()
     parse.end()
-    kept = find_service(context, name, *ANY)
+    kept = find_service(context, name, "DESCRIBE", *ANY)
     with context.account.compute.store.lock:
         values = _values(context, kept)
     owner = context.account.access.can(context.session, "OWNERSHIP", kept)
@@ -167,7 +171,7 @@ def show_instances(context: Context, parse: Parser) -> Result:
     """SHOW SERVICE INSTANCES IN SERVICE name"""
     name = parse.name()
     parse.end()
-    kept = find_service(context, name, "OWNERSHIP", "MONITOR")
+    kept = find_service(context, name, "SHOW", "OWNERSHIP", "MONITOR")
     with context.account.compute.store.lock:
         service = context.account.compute.service(kept)
         found = [
@@ -204,7 +208,7 @@ def show_containers(context: Context, parse: Parser) -> Result:
     """SHOW SERVICE CONTAINERS IN SERVICE name; one row of NULLs where there is no instance."""
     name = parse.name()
     parse.end()
-    kept = find_service(context, name, "OWNERSHIP", "MONITOR")
+    kept = find_service(context, name, "SHOW", "OWNERSHIP", "MONITOR")
     with context.account.compute.store.lock:
         service = context.account.compute.service(kept)
         found = [
@@ -269,7 +273,7 @@ def show_endpoints(context: Context, parse: Parser) -> Result:
     """
     name = parse.name()
     parse.end()
-    kept = find_service(context, name, "OWNERSHIP", "USAGE")
+    kept = find_service(context, name, "SHOW", "OWNERSHIP", "USAGE")
     model = context.account.compute.service(kept).revision.model
     return rows(
         ["name", ("port", FIXED), "port_range", "protocol", "is_public", "ingress_url"],
@@ -294,7 +298,7 @@ def show_service_roles(context: Context, parse: Parser) -> Result:
     """
     name = parse.name()
     parse.end()
-    kept = find_service(context, name, "OWNERSHIP", "USAGE")
+    kept = find_service(context, name, "SHOW", "OWNERSHIP", "USAGE")
     model = context.account.compute.service(kept).revision.model
     names = ["ALL_ENDPOINTS_USAGE", *(role.name.upper() for role in model.service_roles)]
     created = moment(kept.created_on)

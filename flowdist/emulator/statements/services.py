@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from flowdist.emulator.catalog import Object
-from flowdist.emulator.compute.fields import invalid_spec
+from flowdist.emulator.compute import answers
+from flowdist.emulator.compute.amounts import invalid_spec
 from flowdist.emulator.compute.records import Revision
 from flowdist.emulator.compute.request import Request, check_name, new_revision
 from flowdist.emulator.compute.template import expand
@@ -68,7 +69,7 @@ def execute_job(context: Context, parse: Parser) -> Result:
 
     Where a job runs synchronously its end is waited for; the statement fails where the job does.
     """
-    given = _clauses(context, parse, _JOB)
+    given = _clauses(context, parse, _JOB, "EXECUTE JOB SERVICE")
     session, compute = context.session, context.account.compute
     default = ("JOB_" + context.query.id.replace("-", "_").upper(),)
     name = session.resolve(given.get("NAME", default), "EXECUTE JOB SERVICE")
@@ -79,12 +80,9 @@ def execute_job(context: Context, parse: Parser) -> Result:
     request.asynchronous = given.get("ASYNC", False)
     request.replicas = replicas
     request.task = session.task
-    if request.asynchronous:
-        compute.create(request)
-        return message(f"Started Snowpark Container Services Job '{name.name}'.")
     timeout = float(session.parameter("STATEMENT_TIMEOUT_IN_SECONDS") or 604_800)
-    compute.run(request, context.query, timeout)
-    return message(f"Job {name.name} completed successfully with status: DONE.")
+    request.asked = answers.asked(context.query, timeout)
+    return answers.answer(context.account, compute.create(request), context.query, timeout)
 
 
 @statement("CREATE", "SERVICE")
@@ -96,7 +94,7 @@ def create_service(context: Context, parse: Parser) -> Result:
         )
     if_not_exists = parse.if_not_exists()
     name = context.session.resolve(parse.name())
-    given = _clauses(context, parse, _SERVICE)
+    given = _clauses(context, parse, _SERVICE, "CREATE")
     old = context.account.catalog.find("service", name)
     if old is not None:
         if if_not_exists:
@@ -137,7 +135,7 @@ def alter_service(context: Context, parse: Parser) -> Result:
         return message(DONE)
     access.require_owner(context.session, kept)
     if parse.word() == "FROM":
-        text = _read(context, _source(parse))
+        text = _read(context, _source(parse), "ALTER")
         parse.end()
         pool = context.account.catalog.require("compute pool", (service.pool_name,))
         compute.upgrade(service, _revision(context, name, text, pool, job=False))
@@ -203,7 +201,9 @@ def drop_service(context: Context, parse: Parser) -> Result:
 # -- reading the clauses
 
 
-def _clauses(context: Context, parse: Parser, known: Mapping[str, Reader]) -> dict[str, Any]:
+def _clauses(
+    context: Context, parse: Parser, known: Mapping[str, Reader], verb: str
+) -> dict[str, Any]:
     """Pool, specification and properties, in any order, each at most once: POOL and TEXT are the
     first two in what is returned.
     """
@@ -224,7 +224,7 @@ def _clauses(context: Context, parse: Parser, known: Mapping[str, Reader]) -> di
     parse.end()
     if "POOL" not in found or "TEXT" not in found:
         raise parse.error()
-    found["TEXT"] = _read(context, found["TEXT"])
+    found["TEXT"] = _read(context, found["TEXT"], verb)
     return found
 
 
@@ -268,17 +268,17 @@ def _using(parse: Parser) -> dict[str, Any]:
             return found
 
 
-def _read(context: Context, source: dict[str, Any]) -> str:
+def _read(context: Context, source: dict[str, Any], verb: str) -> str:
     """The text of a specification, from a stage where it is a file, with its variables filled."""
     text = source.get("text")
     if text is None:
-        text = _file(context, source["stage"], source["file"])
+        text = _file(context, source["stage"], source["file"], verb)
     return expand(text, source["values"]) if "values" in source else str(text)
 
 
-def _file(context: Context, location: str, name: str) -> str:
+def _file(context: Context, location: str, name: str, verb: str) -> str:
     account = context.account
-    stage, path = account.files.locate(location, context.session)
+    stage, path = account.files.locate(location, context.session, verb)
     account.access.require(context.session, "READ", stage)
     whole = "/".join(part for part in (path.strip("/"), name.lstrip("/")) if part)
     found = account.files.directory(stage) / whole

@@ -15,7 +15,7 @@ from flowdist.emulator.sql.tables import ColumnInfo, TableInfo
 from flowdist.emulator.statements import Context, statement
 from flowdist.emulator.statements.creating import already_there, replacing
 
-__all__ = ["free", "require", "resolve"]
+__all__ = ["drop", "free", "require", "require_if", "require_owner", "resolve"]
 
 
 def resolve(context: Context, parts: tuple[str, ...], verb: str = "CREATE") -> FullName:
@@ -37,6 +37,16 @@ def require(context: Context, name: FullName, kind: str) -> TableInfo:
     if not info.temporary:
         context.account.access.require_visible(context.session, Table.of(info))
     return info
+
+
+def require_if(context: Context, name: FullName, kind: str, if_exists: bool) -> TableInfo | None:
+    """The same; None where it is not there and IF EXISTS was said."""
+    try:
+        return require(context, name, kind)
+    except SqlError as missing:
+        if not if_exists or missing.errno != 2003:
+            raise
+        return None
 
 
 def require_owner(context: Context, info: TableInfo) -> None:
@@ -185,11 +195,8 @@ def drop(context: Context, parse: Parser, kind: str) -> Result:
     name = resolve(context, parse.name(), "DROP")
     parse.accept_any("CASCADE", "RESTRICT")
     parse.end()
-    try:
-        info = require(context, name, kind)
-    except SqlError as missing:
-        if not if_exists or missing.errno != 2003:
-            raise
+    info = require_if(context, name, kind, if_exists)
+    if info is None:
         return message(
             f"Drop statement executed successfully ({shown(name.name)} already dropped)."
         )
@@ -207,11 +214,8 @@ def truncate(context: Context, parse: Parser) -> Result:
     if_exists = parse.if_exists()
     name = resolve(context, parse.name(), "TRUNCATE")
     parse.end()
-    try:
-        info = require(context, name, "TABLE")
-    except SqlError as missing:
-        if not if_exists or missing.errno != 2003:
-            raise
+    info = require_if(context, name, "TABLE", if_exists)
+    if info is None:
         return message("Statement executed successfully.")
     if not info.temporary:
         context.account.access.require_any(
@@ -228,12 +232,8 @@ def truncate(context: Context, parse: Parser) -> Result:
 def alter_table(context: Context, parse: Parser) -> Result:
     """ALTER TABLE [IF EXISTS] name: columns are added, dropped, renamed; RENAME TO; SET COMMENT."""
     if_exists = parse.if_exists()
-    name = resolve(context, parse.name(), "ALTER")
-    try:
-        info = require(context, name, "TABLE")
-    except SqlError as missing:
-        if not if_exists or missing.errno != 2003:
-            raise
+    info = require_if(context, resolve(context, parse.name(), "ALTER"), "TABLE", if_exists)
+    if info is None:
         return message("Statement executed successfully.")
     require_owner(context, info)
     _alter(context, parse, info)
@@ -428,6 +428,3 @@ def _index_name(parse: Parser) -> list[str]:
     if not 2 <= len(parts) <= 4:
         raise parse.error()
     return parts
-
-
-__all__ += ["drop", "require_owner"]

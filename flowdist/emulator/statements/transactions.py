@@ -50,7 +50,9 @@ def commit(context: Context, parse: Parser) -> Result:
     """COMMIT [WORK]."""
     parse.accept("WORK")
     parse.end()
-    context.account.engine.commit(context.session)
+    engine, request_id = context.account.engine, context.query.request_id
+    if not engine.did(request_id):
+        engine.commit(context.session, request_id)
     return message(DONE, Kind.TCL)
 
 

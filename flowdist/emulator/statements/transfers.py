@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar
 
 from flowdist.emulator.catalog import Object
 from flowdist.emulator.errors import SqlError, compilation_error, invalid_value
@@ -28,6 +29,8 @@ from flowdist.emulator.stages.files import shown_name
 from flowdist.emulator.stages.store import UnsafePath, safe_path
 from flowdist.emulator.statements import Context, statement
 from flowdist.emulator.types import FIXED
+
+T = TypeVar("T")
 
 THRESHOLD = 64 << 20
 """From which size on a client uploads in parts, in bytes."""
@@ -109,10 +112,11 @@ def list_files(context: Context, parse: Parser) -> Result:
     wanted = parse.properties({"PATTERN": _pattern}).get("PATTERN", _everything)
     parse.end()
     context.account.files.require(context.session, stage, "READ")
+    first = shown_name(stage)
     return rows(
         ["name", ("size", FIXED), "md5", "last_modified"],
         [
-            (_name(stage, file.path), file.size, file.md5, formatdate(file.modified, usegmt=True))
+            (first + file.path, file.size, file.md5, _moment(int(file.modified)))
             for file in context.account.files.listing(stage, path)
             if wanted(file.path)
         ],
@@ -127,13 +131,16 @@ def remove(context: Context, parse: Parser) -> Result:
     parse.end()
     files = context.account.files
     files.require(context.session, stage, "WRITE")
-    found = [name for name, _ in files.stats(stage, path) if wanted(name)]
-    gone = []
-    for name in found:
+    found = [file for file in files.stats(stage, path) if wanted(file[0])]
+    gone = files.remove(stage, _until_stopped(context, found))
+    first = shown_name(stage)
+    return rows(["name", "result"], [(first + name, "removed") for name in gone])
+
+
+def _until_stopped(context: Context, found: Iterable[T]) -> Iterator[T]:
+    for one in found:
         context.query.check()
-        if files.remove(stage, name):
-            gone.append((_name(stage, name), "removed"))
-    return rows(["name", "result"], gone)
+        yield one
 
 
 @statement("COPY", "FILES", "INTO")
@@ -258,9 +265,10 @@ def _safe(path: str) -> str:
         raise compilation_error(str(unsafe), 1011) from None
 
 
-def _name(stage: Object, path: str) -> str:
-    first = shown_name(stage)
-    return f"{first}/{path}" if first else path
+@lru_cache(maxsize=4096)
+def _moment(seconds: int) -> str:
+    """A time as LIST shows it; many files are of the same second."""
+    return formatdate(seconds, usegmt=True)
 
 
 # -- what a client is told

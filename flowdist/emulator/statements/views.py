@@ -13,7 +13,7 @@ from flowdist.emulator.sql.parser import Parser
 from flowdist.emulator.sql.tables import TableInfo
 from flowdist.emulator.statements import Context, statement
 from flowdist.emulator.statements.creating import replacing
-from flowdist.emulator.statements.tables import drop, free, require, require_owner, resolve
+from flowdist.emulator.statements.tables import drop, free, require_if, require_owner, resolve
 
 __all__ = ["create_sequence", "create_view"]
 
@@ -78,12 +78,8 @@ def alter_view(context: Context, parse: Parser) -> Result:
 
 def _alter(context: Context, parse: Parser, kind: str) -> Result:
     if_exists = parse.if_exists()
-    name = resolve(context, parse.name(), "ALTER")
-    try:
-        info = require(context, name, kind)
-    except SqlError as missing:
-        if not if_exists or missing.errno != 2003:
-            raise
+    info = require_if(context, resolve(context, parse.name(), "ALTER"), kind, if_exists)
+    if info is None:
         return message("Statement executed successfully.")
     require_owner(context, info)
     if parse.accept("RENAME", "TO") and kind == "VIEW":

@@ -30,28 +30,29 @@ def run(account: Account, graph: GraphRun, one: Run) -> None:
     """Run a task to its end and hand on how it went."""
     version = graph.version
     member = version.members[one.task]
-    session = account.open_session(
-        USER,
-        version.owner,
-        database=version.database,
-        schema=version.schema,
-        warehouse=member.warehouse,
-        parameters=dict(member.parameters),
-        task={
-            "run": one.id,
-            "group": graph.run_group,
-            "attempt": graph.attempt,
-            "task": str(FullName(version.database, version.schema, one.task)),
-        },
-    )
     try:
-        _attempt(account, session, graph, one, member)
+        session = account.open_session(
+            USER,
+            version.owner,
+            database=version.database,
+            schema=version.schema,
+            warehouse=member.warehouse,
+            parameters=dict(member.parameters),
+            task={
+                "run": one.id,
+                "group": graph.run_group,
+                "attempt": graph.attempt,
+                "task": str(FullName(version.database, version.schema, one.task)),
+            },
+        )
+        try:
+            _attempt(account, session, graph, one, member)
+        finally:
+            account.close_session(session)
     except SqlError as error:
         failure(error, one)
     except Exception as error:  # a defect must not leave a run that never ends
-        failure(SqlError(603, "XX000", f"SQL execution internal error:\n{error!r}"), one)
-    finally:
-        account.close_session(session)
+        failure(_defect(error), one)
     _settle(account, graph, one)
 
 
@@ -69,6 +70,8 @@ def adopt(account: Account, graph: GraphRun, one: Run, job: Service) -> None:
         one.state = State.SUCCEEDED
     except SqlError as error:
         failure(error, one)
+    except Exception as error:
+        failure(_defect(error), one)
     _settle(account, graph, one)
 
 
@@ -98,7 +101,10 @@ def is_job(definition: str) -> bool:
 
 def job_of(account: Account, run_id: int) -> Service | None:
     """The last job that a run has started, whether or not it was dropped since."""
-    return jobs(account).get(run_id)
+    with account.compute.store.lock:
+        services = list(account.compute.store.services.values())
+    found = [one for one in services if one.job and one.task and one.task["run"] == run_id]
+    return max(found, key=lambda one: one.id, default=None)
 
 
 def jobs(account: Account) -> dict[int, Service]:
@@ -159,6 +165,10 @@ def _holds(account: Account, session: Session, condition: str) -> bool:
     query = _silent(account, session, text)
     result = account.engine.run(Context(account, session, query), text)
     return bool(result.rows()[0][0])
+
+
+def _defect(error: Exception) -> SqlError:
+    return SqlError(603, "XX000", f"SQL execution internal error:\n{error!r}")
 
 
 def _silent(account: Account, session: Session, text: str) -> Query:

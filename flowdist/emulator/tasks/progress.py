@@ -109,7 +109,9 @@ class Progress:
         self._scheduler.submit(graph, run)
 
     def _finish(self, graph: GraphRun) -> None:
-        """Nothing runs and nothing is left: the finalizer, once, and then the end."""
+        """Nothing runs and nothing is left: the finalizer, and then the end. It runs once in every
+        attempt: a retry begins after it, since it may mend what the retry needs, as documented.
+        """
         finalizer = graph.version.finalizer
         if (
             finalizer is None

@@ -1,8 +1,10 @@
 """Takes up the runs that went on when the server ended.
 
 The body of such a run ended with the server, with one exception: a job goes on without it. So a
-task whose body is a job waits for it again if it still exists; any other is marked as failed, and
-the graph goes on by its rules, retries included.
+task whose body is a job waits for it again if it still exists. A body that had not begun begins
+now. Any other run is marked as failed, and the graph goes on by its rules, retries included; the
+job for which the script of such a run has waited is cancelled, since nobody waits for it any more
+and the next attempt starts another one.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ def _resume(account: Account, graph: GraphRun) -> None:
     graph.carried = carried_states([row for row in rows if row["attempt"] < graph.attempt])
     graph.returned = {r["task"]: r["returned"] for r in rows if r["returned"] is not None}
     waits: list[tuple[Run, Service]] = []
+    fresh: list[Run] = []
     for row in rows:
         if row["attempt"] < graph.attempt:
             continue
@@ -52,26 +55,32 @@ def _resume(account: Account, graph: GraphRun) -> None:
         if run.state is State.EXECUTING:
             job = bodies.job_of(account, run.id)
             member = version.members[run.task]
-            if job is not None and bodies.is_job(member.definition):
+            if run.query_id is None:
+                fresh.append(run)
+            elif job is not None and bodies.is_job(member.definition):
                 run.job = job.id
                 run.deadline = tasks.progress.deadline(graph, member, run.started or run.scheduled)
                 waits.append((run, job))
             else:
-                _lose(account, run)
+                _lose(account, run, job)
         graph.carried[run.task] = run.state
-    graph.executing = len(waits)
+    graph.executing = len(waits) + len(fresh)
     graph.finalizing = version.finalizer in graph.runs
     tasks.active.setdefault(version.root_id, []).append(graph)
     tasks.progress.begin(graph)
     for run, job in waits:
         tasks.workers.submit(_adoption(account, graph, run, job))
+    for run in fresh:
+        tasks.submit(graph, run)
 
 
 def _adoption(account: Account, graph: GraphRun, run: Run, job: Service) -> Callable[[], None]:
     return lambda: bodies.adopt(account, graph, run, job)
 
 
-def _lose(account: Account, run: Run) -> None:
+def _lose(account: Account, run: Run, job: Service | None) -> None:
+    if job is not None and not job.asynchronous:
+        account.compute.cancel(job)
     run.state, run.lost = State.FAILED, True
     run.error_code, run.error = 604, LOST
     run.completed = account.clock.time()

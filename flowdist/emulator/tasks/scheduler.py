@@ -8,13 +8,13 @@ a body starts what comes after it. Bodies run in threads of their own (`workers.
 from __future__ import annotations
 
 import threading
+import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from flowdist.emulator.background import Rounds
 from flowdist.emulator.catalog import Object
-from flowdist.emulator.errors import SqlError
 from flowdist.emulator.names import FullName
 from flowdist.emulator.sql.parser import Parser
 from flowdist.emulator.tasks import bodies, recovery, retries
@@ -215,28 +215,30 @@ class TaskScheduler:
     # -- the clock
 
     def _watch(self) -> None:
+        # Each by itself: a schedule that cannot be read must not keep late bodies from ending.
+        looks = [
+            (Rounds(f"the look at {what}"), look)
+            for what, look in (
+                ("the schedules of tasks", self._refresh),
+                ("tasks that are due", self._start_due),
+                ("tasks that run for too long", self._end_late),
+            )
+        ]
         while not self.closed:
             self.changed.wait(TICK)
             with self.lock:
                 if self.closed:
                     return
-                self._guarded(self._refresh)
-                self._guarded(self._start_due)
-                self._guarded(self._end_late)
-
-    def _guarded(self, step: Callable[[], None]) -> None:
-        # A defect in one task's definition must not stop the clock of all others.
-        try:
-            step()
-        except SqlError:
-            self._seen = -1
+                well = [rounds.run(look) for rounds, look in looks]
+            if not all(well):
+                time.sleep(TICK)  # `changed` may stay set meanwhile
 
     def _refresh(self) -> None:
         catalog = self._account.catalog
         if not self.changed.is_set() and self._seen == catalog.version:
             return
         self.changed.clear()
-        self._seen = catalog.version
+        seen, self._seen = catalog.version, -1
         found = {}
         for task in catalog.all("task"):
             data = task.data
@@ -248,7 +250,7 @@ class TaskScheduler:
                     moment = schedule.following(base, max(base, self._begun))
                     known = Due(task.full_name, schedule, base, moment)
                 found[data["id"]] = known
-        self._due = found
+        self._due, self._seen = found, seen
 
     def _start_due(self) -> None:
         now = self._account.clock.time()

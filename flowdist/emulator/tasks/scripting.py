@@ -297,6 +297,7 @@ class _Runner:
 
     def _turn(self, body: Sequence[Statement]) -> bool:
         """Run the body of a loop once; whether the loop goes on."""
+        self._context.query.check()  # the body may be empty
         try:
             self._all(body)
         except _Left as left:

@@ -6,6 +6,7 @@ keep the server from ending, since the job outlives it and is found again.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,8 @@ __all__ = ["Workers"]
 
 IDLE = 5.0
 """Seconds that a thread waits for more before it ends."""
+
+_log = logging.getLogger(__name__)
 
 
 class Workers:
@@ -60,4 +63,4 @@ class Workers:
                 work()
             except Exception:
                 if not self._closed:  # after that, whatever it needs may be gone
-                    raise
+                    _log.exception("the body of a task has ended with a defect")

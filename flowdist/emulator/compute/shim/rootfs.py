@@ -5,8 +5,6 @@ its specification at the paths where the specification has them, whether or not 
 paths, and with a /tmp and /dev/shm of its own. Nothing on the machine changes for it: the root is a
 tmpfs in a mount namespace, into which the machine's directories are bound; a directory in which a
 mount point is missing is replaced by another tmpfs likewise.
-
-Runs in the shim: standard library only, and nothing of flowdist is imported.
 """
 
 from __future__ import annotations
@@ -81,7 +79,10 @@ def enter(launch: dict[str, Any], root: str) -> None:
     for path in launch["visible"]:
         tree.bind(path, path, True)
     for bind in sorted(launch["binds"], key=lambda b: len(b["target"])):
-        tree.bind(bind["source"], bind["target"], bind["writable"])
+        if bind["memory"] is not None:
+            tree.provide_memory(bind["target"], bind["memory"])
+        else:
+            tree.bind(bind["source"], bind["target"], bind["writable"])
     if launch["working_directory"]:
         tree.provide(launch["working_directory"], directory=True)
     _pivot(root)
@@ -121,6 +122,12 @@ class _Tree:
             _mount(None, at, None, _BIND | _REMOUNT | _RDONLY | kept)
         if directory:
             self._bound.append(target)
+
+    def provide_memory(self, target: str, size: int) -> None:
+        """Give the container `size` bytes of memory as a directory at `target`."""
+        target = self.provide(target, directory=True)
+        _mount("tmpfs", self._at(target), "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={size}")
+        self._bound.append(target)
 
     def provide(self, target: str, directory: bool) -> str:
         """Make sure that a path exists; the path without symbolic links."""

@@ -1,9 +1,7 @@
 """Limits that the kernel keeps: a control group for a container, where one may be made.
 
 Version 2 gives memory and processor time, version 1 processor time only: memory of version 1 is
-left to the shim's own watch (`shim.py`). The group is made below or beside the one of the shim.
-
-Runs in the shim: standard library only, and nothing of flowdist is imported.
+left to the shim's own watch (`main.py`). The group is made below or beside the one of the shim.
 """
 
 from __future__ import annotations
