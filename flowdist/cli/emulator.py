@@ -228,6 +228,7 @@ def reset(directory: Path | None, yes: bool, force: bool, as_json: bool) -> None
 @click.option("--working-directory", metavar="DIR", help="Where its containers begin.")
 @click.option("--user", metavar="USER", help="As which user they run.")
 @click.option("--architecture", type=click.Choice(["amd64", "arm64"]), help="What it is built for.")
+@click.option("--source", metavar="IMAGE", help="What podman or docker calls it, where one runs.")
 @json_option
 def push(
     path: str,
@@ -241,10 +242,12 @@ def push(
     """Register an image, as docker push would.
 
     PATH is where a specification finds it. Its containers run on this machine what --entrypoint
-    says.
+    says. Where podman or docker runs them, --source names an image of theirs, and what is not
+    given is taken from that.
 
     \b
       flowdist emulator push /flowdist/public/images/python:3 --entrypoint python3
+      flowdist emulator push /flowdist/public/images/python:3 --source localhost/python:3
     """
     from flowdist.emulator.client import Emulator
 

@@ -41,6 +41,15 @@ def main(parameters: dict[str, Any], folder: Path) -> dict[str, Any]:
         (folder / "nothing").write_bytes(b"")
         found["empty"] = run(f"PUT file://{folder}/nothing @files AUTO_COMPRESS = FALSE")
         found["list"] = run("LIST @files")
+        run("CREATE TEMPORARY STAGE passing")
+        odd = folder / "odd"
+        odd.mkdir(exist_ok=True)
+        for name in ("it's.txt", "100% #1+[ü].txt", "nothing"):
+            (odd / name).write_text("")
+        run(f"PUT file://{odd}/* @passing AUTO_COMPRESS = FALSE")
+        run(f"PUT 'file://{odd}/it\\'s.txt' @~/odd AUTO_COMPRESS = FALSE")
+        run(f"GET '@~/odd/it\\'s.txt' file://{odd}/")
+        found["odd"] = [row[:2] for row in run("LIST @passing") + run("LIST @~")]
         out = folder / "out"
         out.mkdir(exist_ok=True)
         found["get"] = run(f"GET @files file://{out}/")

@@ -108,7 +108,7 @@ def test_logs_are_those_of_the_server(started: dict[str, Any]) -> None:
 
 def test_push_registers_an_image(started: dict[str, Any]) -> None:
     with Emulator.attach(started["directory"]).connect() as connection:
-        connection.cursor().execute("CREATE IMAGE REPOSITORY images")
+        connection.cursor().execute("CREATE IMAGE REPOSITORY IF NOT EXISTS images")
         pushed = emulator(
             "push", "/flowdist/public/images/sh:1", "--entrypoint", "sh -e", "--env", "A=b"
         )
@@ -117,6 +117,16 @@ def test_push_registers_an_image(started: dict[str, Any]) -> None:
     assert "Pushed /flowdist/public/images/sh:1" in pushed.stdout
     assert "sh" in str(shown)
     assert "NAME=VALUE is wanted" in emulator("push", "/x/y/z/w:1", "--env", "A", code=2).stderr
+
+
+def test_push_takes_what_podman_calls_the_image(started: dict[str, Any]) -> None:
+    with Emulator.attach(started["directory"]).connect() as connection:
+        connection.cursor().execute("CREATE IMAGE REPOSITORY IF NOT EXISTS images")
+    real = ("push", "/flowdist/public/images/real:1", "--json", "--source")
+    first, same, other = (emulator(*real, name).stdout for name in ("sh:1", "sh:1", "sh:2"))
+
+    assert first == same
+    assert first != other
 
 
 def test_reset_refuses_what_runs(started: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ spec:
     ("text", "message"),
     [
         ("spec: {container: []}", "unknown key spec.container; did you mean spec.containers?"),
-        ("spec: {containers: []}", "spec.containers: Tuple should have at least 1 item"),
+        ("spec: {containers: []}", "spec.containers needs at least 1"),
         ("specs: {}", "unknown key specs; did you mean spec?"),
         ("containers: []", "unknown key containers"),
         ("[1]", "has to be a mapping"),
@@ -63,9 +63,14 @@ def test_what_is_unknown_or_missing_is_named_with_its_path(text: str, message: s
     ("field", "value", "message"),
     [
         ("name", "Main", "'Main' is not a name"),
+        ("name", "{x}", "'{x}' is not a name"),
         ("env", {"A": [1]}, "env.A: '[1]' is not a string"),
         ("env", {"SNOWFLAKE_RUNNING_INSIDE_SPCS": "x"}, "is reserved"),
-        ("resources", {"requests": {"memory": "2"}}, "needs a unit: M, Mi, G, Gi"),
+        (
+            "resources",
+            {"requests": {"memory": 2}},
+            "resources.requests.memory: '2' is not an amount of memory; it needs a unit: M, Mi, G",
+        ),
         ("resources", {"requests": {"cpu": "much"}}, "is not a number of vCPUs"),
         ("resources", {"limits": {"nvidia.com/gpu": 1}}, "have to be the same"),
         ("volumeMounts", [{"name": "v", "mountPath": "/v"}], "mounts volume v, which is not"),
@@ -75,7 +80,19 @@ def test_what_is_unknown_or_missing_is_named_with_its_path(text: str, message: s
         ("sessionTokenConfig", {"path": "/a", "permission": "0777"}, 'within "0644"'),
         ("secrets", [{"snowflakeSecret": "s"}], "either directoryPath or envVarName"),
         ("secrets", [{"snowflakeSecret": "s", "envVarName": "S"}], "secretKeyRef goes with"),
-        ("command", "sleep 1", "valid tuple"),
+        ("command", "sleep 1", "spec.containers[0].command has to be a list of strings"),
+        ("args", {"a": 1}, "spec.containers[0].args has to be a list of strings"),
+        ("image", 5, "spec.containers[0].image has to be a string"),
+        ("volumeMounts", "v", "spec.containers[0].volumeMounts has to be a list"),
+        ("mountSessionToken", "no", "mountSessionToken has to be true or false"),
+        ("env", ["A"], "spec.containers[0].env has to be a mapping"),
+        ("readinessProbe", {"port": 0, "path": "/"}, "readinessProbe.port has to be at least 1"),
+        ("readinessProbe", {"port": "x", "path": "/"}, "port has to be a whole number"),
+        (
+            "secrets",
+            [{"snowflakeSecret": "s", "envVarName": "S", "secretKeyRef": "x"}],
+            "secretKeyRef has to be 'username', 'password' or 'secret_string'",
+        ),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(field: str, value: Any, message: str) -> None:
@@ -108,6 +125,7 @@ def test_volumes_of_every_kind(volume: dict[str, Any]) -> None:
     [
         {"source": "disk"},
         {"source": "memory"},
+        {"source": "memory", "size": 2},
         {"source": "block", "size": "10G"},
         {"source": "stage"},
         {"source": "local", "size": "1Gi"},

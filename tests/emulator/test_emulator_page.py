@@ -22,6 +22,8 @@ from flowdist.emulator.names import quoted
 ODD = '<img src=x onerror="document.title=1">'
 POOL = """CREATE COMPUTE POOL crunch MIN_NODES = 1 MAX_NODES = 2
 INSTANCE_FAMILY = CPU_X64_XS INITIALLY_SUSPENDED = TRUE"""
+FAILING = """EXECUTE JOB SERVICE IN COMPUTE POOL brief NAME = broken FROM SPECIFICATION
+'{spec: {containers: [{name: main, image: /flowdist/public/images/work:1}]}}'"""
 ALONE = (
     "--headless",
     "--no-sandbox",
@@ -59,6 +61,7 @@ def emulator() -> Iterator[Emulator]:
             for sql in (
                 POOL,
                 "CREATE STAGE results",
+                "CREATE IMAGE REPOSITORY images",
                 f"CREATE STAGE {quoted(ODD)}",
                 "CREATE TASK nightly SCHEDULE = '60 MINUTES' AS SELECT 1",
                 "ALTER SESSION SET QUERY_TAG = 'the tag of a run'",
@@ -166,6 +169,43 @@ def test_it_knows_what_is_going_on(emulator: Emulator) -> None:
     assert failed["error"].startswith("002003: ")
     assert found["faults"][0]["on"] == "path ^/never/, at most 3 times"
     assert found["settings"]["seed"] == 3
+
+
+def test_it_knows_why_a_job_failed(emulator: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("12345")
+    emulator.push_image(
+        "/flowdist/public/images/work:1",
+        entrypoint=["/bin/sh", "-c", "echo begun; echo '<b>broken' >&2; exit 7"],
+    )
+    with emulator.connect() as connection:
+        cursor = connection.cursor()
+        cursor.execute(f"PUT file://{tmp_path}/own.txt @~ AUTO_COMPRESS = FALSE")
+        cursor.execute(POOL.replace("crunch", "brief"))
+        with pytest.raises(Exception, match="exited with code 7"):
+            cursor.execute(FAILING)
+        cookie = cookie_of(emulator)
+        state = json.loads(get(emulator, "/control/state.json", Cookie=cookie)[1])
+        (job,) = state["services"]
+        path = f"/control/services/{job['id']}.json"
+        ((container,), closed) = (
+            json.loads(get(emulator, path, Cookie=cookie)[1]),
+            get(emulator, path),
+        )
+        for sql in ("DROP SERVICE broken", "DROP COMPUTE POOL brief", "REMOVE @~"):
+            cursor.execute(sql)
+
+    assert job["message"].endswith("1 ended with code 7")
+    assert (container["instance"], container["name"], container["exit_code"]) == (0, "main", 7)
+    assert container["status"] == "FAILED"
+    assert container["message"]
+    assert [(line["stream"], line["text"]) for line in container["log"]] == [
+        ("stdout", "begun"),
+        ("stderr", "<b>broken"),
+    ]
+    assert closed[0].status == 401
+    assert get(emulator, path, Cookie=cookie)[1] == "null"  # it is dropped
+    own = [(s["files"], s["bytes"]) for s in state["stages"] if s["name"] == "@~ of FLOWDIST"]
+    assert own == [(1, 5)]
 
 
 def test_markup_in_data_cannot_end_the_script(emulator: Emulator) -> None:

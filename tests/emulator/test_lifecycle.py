@@ -130,6 +130,19 @@ def test_the_server_imports_nothing_that_it_does_not_need(shared: Emulator) -> N
     assert loaded.isdisjoint(HEAVY), loaded & HEAVY
 
 
+def test_the_server_never_loads_pandas(shared: Emulator) -> None:
+    # DuckDB would import it with the first value that is bound, pyarrow with the first table.
+    with shared.connect() as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT %s + column1 FROM VALUES (1), (2)", (1,))
+        cursor.execute("ALTER SESSION SET QUERY_TAG = 'x'")
+        connection.cursor().execute("SHOW STAGES ->> SELECT COUNT(*) FROM $1")
+
+    maps = Path(f"/proc/{shared.server.pid}/maps").read_text()
+    assert "duckdb" in maps
+    assert "/pandas/" not in maps
+
+
 def test_whoever_only_asks_imports_nothing_of_the_server() -> None:
     code = "import flowdist.emulator; flowdist.emulator.Emulator\nimport sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

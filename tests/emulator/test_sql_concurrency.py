@@ -416,6 +416,49 @@ def test_a_schema_may_go_while_a_transaction_has_written_in_it(account: Account)
     assert b("SELECT id FROM t") == [(1,)]
 
 
+@pytest.mark.parametrize("ended", ["COMMIT", "SELECT 1 FROM work.t WHERE id = 9", "close"])
+def test_the_locks_of_a_table_that_is_gone_are_not_those_of_its_successor(
+    account: Account, ended: str
+) -> None:
+    a, b = session(account), session(account, HYBRID_TABLE_LOCK_TIMEOUT=0)
+    a("CREATE SCHEMA work")
+    a("CREATE HYBRID TABLE work.t (id INT PRIMARY KEY)")
+    a("BEGIN")
+    a("INSERT INTO work.t VALUES (1)")
+    b("DROP SCHEMA work")
+    b("CREATE SCHEMA work")
+    b("CREATE HYBRID TABLE work.t (id INT PRIMARY KEY)")
+    b("INSERT INTO work.t VALUES (1), (2)")
+    b("DELETE FROM work.t WHERE id = 1")
+    if ended == "close":
+        account.close_session(a.session)
+    else:
+        a(ended)
+        a("ROLLBACK")
+    assert b("SELECT id FROM work.t") == [(2,)]
+    b("DROP TABLE work.t")
+    assert b("SHOW LOCKS IN ACCOUNT") == []
+
+
+def test_a_table_is_dropped_once_the_client_that_wrote_it_has_vanished(
+    timed: tuple[Account, ManualClock],
+) -> None:
+    account, clock = timed
+    for end in ("closed", "idle"):
+        a, b = session(account), session(account)
+        a("CREATE HYBRID TABLE t (id INT PRIMARY KEY)")
+        a("BEGIN")
+        a("INSERT INTO t VALUES (1)")
+        if end == "closed":
+            account.close_session(a.session)
+        else:
+            clock.advance(300)
+        b("DROP TABLE t")
+        b("CREATE HYBRID TABLE t (id INT PRIMARY KEY)")
+        b("INSERT INTO t VALUES (1)")
+        b("DROP TABLE t")
+
+
 def test_a_commit_that_was_done_is_known_after_a_restart(tmp_path: Path) -> None:
     account = Account(tmp_path)
     run = session(account)

@@ -25,6 +25,17 @@ ERRORS = [
     ("SELECT 'x'::TIMESTAMP", 100035, "22007", "Timestamp 'x' is not recognized"),
     ("SELECT 'x'::DATE", 100040, "22007", "Date 'x' is not recognized"),
     ("SELECT 'x'::BOOLEAN", 100037, "22018", "Boolean value 'x' is not recognized"),
+    ("SELECT 99999999999999999999999999999999999999 + 1", 100046, "22003", "Number out of repres"),
+    ("SELECT 99999999999999999999999999999999999999 * 9", 100046, "22003", "Number out of repres"),
+    ("SELECT X'F'", 2140, "42601", "invalid binary literal"),
+    ("SELECT TO_VARCHAR(CURRENT_DATE, 'FF4')", 2, "0A000", "FF4 in the format"),
+    (
+        "SELECT GET_DDL('TABLE', 'T')",
+        2,
+        "0A000",
+        "supported by the emulator: GET_DDL('TABLE', 'T')",
+    ),
+    ("SELECT SYSTEM$PIPE_STATUS('x')", 2, "0A000", "SYSTEM$PIPE_STATUS('x')"),
     ("SELECT 1 / 0", 100051, "22012", "Division by zero"),
     ("SELECT MOD(1, 0)", 100051, "22012", "Division by zero"),
     ("SELECT PARSE_JSON('{')", 100069, "22P02", "Error parsing JSON"),
@@ -69,6 +80,9 @@ REFUSED = [
     "CREATE TABLE n (a VARCHAR COLLATE 'en')",
     "ALTER TABLE t CLUSTER BY (a)",
     'CREATE TABLE "t" (a INT)',
+    "SELECT TIME_SLICE(CURRENT_DATE, 1, 'DAY')",
+    "SELECT * FROM TABLE(FLATTEN(INPUT => PARSE_JSON('[1]'), RECURSIVE => TRUE))",
+    "SELECT * FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(TABLE_NAME => 't'))",
 ]
 
 

@@ -13,6 +13,7 @@ from flowdist.emulator.errors import SqlError
 from flowdist.emulator.session import Session
 
 NTZ = "'2020-03-04 05:06:07.089'::TIMESTAMP_NTZ"
+TZ = "'2024-07-01 02:00:00 +0300'::TIMESTAMP_TZ"
 EXPRESSIONS: list[tuple[str, Any]] = [
     # arithmetic: the scale of a quotient is Snowflake's
     ("1 + 1", 2),
@@ -150,7 +151,51 @@ EXPRESSIONS: list[tuple[str, Any]] = [
         "CONVERT_TIMEZONE('America/Los_Angeles', 'UTC', '2020-07-01 12:00:00'::TIMESTAMP_NTZ)",
         datetime(2020, 7, 1, 19),
     ),
+    # a TIMESTAMP_TZ is what its own clock shows
+    (f"{TZ}::TIMESTAMP_NTZ", datetime(2024, 7, 1, 2)),
+    (f"TO_TIMESTAMP_NTZ({TZ})", datetime(2024, 7, 1, 2)),
+    (f"{TZ}::DATE", date(2024, 7, 1)),
+    (f"{TZ}::TIME", time(2)),
+    (f"HOUR({TZ})", 2),
+    (f"EXTRACT(day FROM {TZ})", 1),
+    (f"DATE_PART(epoch_second, {TZ})", 1719788400),
+    (f"DATE_TRUNC('day', {TZ})::VARCHAR", "2024-07-01 00:00:00.000 +0300"),
+    (f"DATEADD(hour, 1, {TZ})::VARCHAR", "2024-07-01 03:00:00.000 +0300"),
+    (f"({TZ} + INTERVAL '1 day')::VARCHAR", "2024-07-02 02:00:00.000 +0300"),
+    (f"DATEDIFF(minute, {TZ}, '2024-06-30 23:01:00 Z'::TIMESTAMP_TZ)", 1),
+    (f"TO_VARCHAR({TZ})", "2024-07-01 02:00:00.000 +0300"),
+    (f"{TZ} || ''", "2024-07-01 02:00:00.000 +0300"),
+    *(
+        (f"TO_VARCHAR({text})", "2024-07-01 03:00:00.000 -0700")
+        for text in (
+            "'2024-07-01 12:00:00 +02:00'::TIMESTAMP_LTZ",
+            "TO_TIMESTAMP_LTZ('2024-07-01 12:00:00 +02:00')",
+        )
+    ),
+    # formats with a zone
+    (f"TO_VARCHAR({TZ}, 'HH24:MI:SS.FF3 TZHTZM')", "02:00:00.000 +0300"),
+    (f"TO_VARCHAR({TZ}, 'HH24 TZH:TZM')", "02 +03:00"),
+    (f"TO_VARCHAR({TZ}, 'TZM/TZH')", "00/+03"),
+    (
+        "TO_TIMESTAMP_TZ('01/07/2024 12:00 -0330', 'DD/MM/YYYY HH24:MI TZHTZM')::VARCHAR",
+        "2024-07-01 12:00:00.000 -0330",
+    ),
+    ("TO_VARCHAR('2024-07-01'::TIMESTAMP_LTZ, 'YY TZHTZM')", "24 -0700"),
+    ("TO_VARCHAR('10:20:30'::TIME, 'HH12:MI AM')", "10:20 AM"),
+    ("'10:20:30'::TIME::VARCHAR", "10:20:30"),
+    # binary, numbers, types
+    ("X'fF00'", b"\xff\x00"),
+    ("2147483647 + 1", 2147483648),
+    ("99999999999 * 99999999999", 9999999999800000000001),
+    ("DIV0(1, 0)::VARCHAR", "0.000000"),
+    ("DIV0(1, 3)", Decimal("0.333333")),
+    ("DIV0NULL(1, NULL)", 0),
+    ("CURRENT_TRANSACTION()", None),
+    ("SYSTEM$TYPEOF(12.5)", "NUMBER(3,1)[SB2]"),
+    ("SYSTEM$TYPEOF(CURRENT_DATE())", "DATE[SB4]"),
     # semi-structured
+    ("OBJECT_AGG('k', 1)", '{"k":1}'),
+    ("OBJECT_AGG('k', NULL)", "{}"),
     ('PARSE_JSON(\'{"a": [1, {"b": "x"}]}\'):a[1].b::STRING', "x"),
     ("PARSE_JSON('{\"a\": 1}'):a", "1"),
     ("PARSE_JSON('{\"a\": 1}')['a'] + 1", 2),
@@ -244,6 +289,14 @@ QUERIES: list[tuple[str, list[tuple[Any, ...]]]] = [
     ("SELECT 1 WHERE EXISTS (SELECT 1) AND 1 IN (SELECT 1) AND 2 NOT IN (1, 3)", [(1,)]),
     ("SELECT column1, COUNT(*) FROM VALUES ('a'), ('a') GROUP BY ALL", [("a", 2)]),
     ("SELECT s.value FROM TABLE(SPLIT_TO_TABLE('a.b', '.')) s ORDER BY s.index", [("a",), ("b",)]),
+    ("SELECT OBJECT_AGG(column1, column2) FROM VALUES ('b', 1), ('a', 2)", [('{"a":2,"b":1}',)]),
+    (
+        (
+            "SELECT RATIO_TO_REPORT(column1) OVER (PARTITION BY column2) "
+            "FROM VALUES (1, 1), (3, 1), (0, 2) ORDER BY 1"
+        ),
+        [(Decimal("0.25"),), (Decimal("0.75"),), (None,)],
+    ),
     ("CALL CURRENT_DATABASE()", [("FLOWDIST",)]),
 ]
 
@@ -284,6 +337,22 @@ def test_names_of_columns_are_their_text(account: Account, session: Session) -> 
         "b",
         "B",
     ]
+
+
+def test_the_session_says_in_which_format_moments_become_text(
+    account: Account, session: Session
+) -> None:
+    values = f"SELECT '2020-03-04'::DATE::VARCHAR, {TZ}::VARCHAR, TO_VARCHAR({NTZ})"
+    before = account.execute(session, values).rows()
+    account.execute(
+        session,
+        "ALTER SESSION SET DATE_OUTPUT_FORMAT = 'DD/MM/YYYY' "
+        "TIMESTAMP_OUTPUT_FORMAT = 'HH24:MI TZH:TZM' TIMESTAMP_NTZ_OUTPUT_FORMAT = 'AUTO'",
+    )
+    ((*changed, plain),) = account.execute(session, values).rows()
+    assert (changed, plain) == (["04/03/2020", "02:00 +03:00"], before[0][2])
+    account.execute(session, "ALTER SESSION UNSET DATE_OUTPUT_FORMAT, TIMESTAMP_OUTPUT_FORMAT")
+    assert account.execute(session, values).rows() == before
 
 
 def test_the_time_of_a_statement_is_one(account: Account, session: Session) -> None:

@@ -60,6 +60,26 @@ def test_update_from_another_table(run: Any) -> None:
     assert run("SELECT b FROM t ORDER BY a") == [(11,), (0,)]
 
 
+@pytest.mark.parametrize("kind", ["TABLE", "HYBRID TABLE"])
+def test_several_source_rows_for_one_target_row(run: Any, kind: str) -> None:
+    run(f"CREATE {kind} t2 (id INT PRIMARY KEY, v INT)")
+    run("INSERT INTO t2 VALUES (1, 1), (2, 2)")
+    source = "(SELECT column1 AS id, column2 AS v FROM VALUES (1, 5), (1, 6), (2, 7)) AS s"
+    assert run(f"UPDATE t2 SET v = s.v FROM {source} WHERE t2.id = s.id") == [(2, 1)]
+    merge = f"MERGE INTO t2 USING {source} ON t2.id = s.id WHEN NOT MATCHED THEN INSERT VALUES"
+    merge = f"{merge} (s.id, ?) WHEN MATCHED AND s.v"
+    for whens in (
+        "> 0 THEN UPDATE SET v = ?",
+        "= 5 THEN UPDATE SET v = ? WHEN MATCHED THEN DELETE",
+    ):
+        with pytest.raises(SqlError) as error:
+            run(f"{merge} {whens}", 0, 10)
+        assert (error.value.errno, error.value.sqlstate) == (100090, "42P18")
+    assert run(f"{merge} >= ? THEN UPDATE SET v = ?", 0, 6, 10) == [(0, 2)]
+    assert run(f"{merge} = 5 THEN DELETE", 0) == [(0, 1)]
+    assert run("SELECT id, v FROM t2") == [(2, 10)]
+
+
 def test_defaults_are_put_in(run: Any) -> None:
     run("CREATE SEQUENCE seq START 5 INCREMENT 5")
     run(

@@ -130,7 +130,7 @@ def test_the_lock_timeout_ends_a_wait(account: Account, pair: tuple[Run, Run]) -
     impatient = session(account, HYBRID_TABLE_LOCK_TIMEOUT=0)
     a("BEGIN")
     a("UPDATE t SET v = 11 WHERE id = 1")
-    with pytest.raises(SqlError) as error:
+    with pytest.raises(SqlError, match="for 0 seconds, which") as error:
         impatient("UPDATE t SET v = 12 WHERE id = 1")
     assert error.value.errno == 627
 

@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from flowdist.clock import ManualClock
 from flowdist.emulator.account import Account
 from flowdist.emulator.catalog import Object
+from flowdist.emulator.names import FullName
 from flowdist.emulator.server import objects
 
 MEGABYTE = 1 << 20
@@ -207,7 +208,28 @@ def test_a_file_is_sent_in_parts(endpoint: Endpoint) -> None:
     head = endpoint("HEAD", "big")
     assert head.headers["ETag"].endswith('-2"')
     assert head.headers["x-amz-meta-sfc-digest"] == "d"
-    assert complete(endpoint, "big", upload, [etags[1]]).status_code == 404
+
+
+def test_an_upload_that_is_completed_again_is_answered_as_before(endpoint: Endpoint) -> None:
+    upload = begin(endpoint, "big")
+    etag = endpoint("PUT", f"big?partNumber=1&uploadId={upload}", content=b"x").headers["ETag"]
+    first = complete(endpoint, "big", upload, [etag])
+    endpoint("PUT", "big", content=b"newer")
+
+    again = complete(endpoint, "big", upload, [etag])
+
+    assert (again.status_code, again.content) == (200, first.content)
+    assert endpoint("GET", "big").content == b"newer"
+
+
+def test_a_temporary_stage_has_an_address_too(endpoint: Endpoint) -> None:
+    files = endpoint.account.files
+    session = endpoint.account.open_session("FLOWDIST", "FLOWDIST_ROLE")
+    stage = files.create_temporary(session, FullName("FLOWDIST", "PUBLIC", "HERE"))
+    leave = files.passes.issue(stage.id, "", write=True)
+
+    assert endpoint("PUT", "a", leave, b"", stage=stage.id).status_code == 200
+    assert endpoint("GET", "a", leave, stage=stage.id).content == b""
 
 
 def test_an_upload_in_parts_is_given_up(endpoint: Endpoint) -> None:

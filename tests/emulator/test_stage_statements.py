@@ -15,6 +15,7 @@ from flowdist.emulator.errors import SqlError
 from flowdist.emulator.result import Transfer
 from flowdist.emulator.session import Session
 from flowdist.emulator.stages import files
+from flowdist.emulator.stages.resent import Resent
 
 
 @dataclass
@@ -369,6 +370,38 @@ def test_older_connectors_get_an_address_for_each_file(stages: Stages) -> None:
     said = stages.transfer("GET @files file:///tmp", older)
     assert said["src_locations"] == ["in/a b"]
     assert "/in/a%20b?pass=" in said["presignedUrls"][0]
+
+
+@pytest.mark.parametrize(
+    ("sent", "again", "meant"),
+    [
+        ("PUT 'file:///x/it\\'s' @s", "PUT 'file://it's's' @s", "PUT 'file://it\\'s' @s"),
+        ("PUT file:///x/* @s/x/*", "PUT file://a b @sa b", "PUT 'file://a b' @s/x/*"),
+        ("PUT 'file:///x/*' @s", "PUT 'file://a\\b' @s", "PUT 'file://a\\\\b' @s"),
+        ("PUT 'file:///x/*' @s", "PUT 'file://it\\'s' @s", "PUT 'file://it\\'s' @s"),
+        ("PUT 'file:///x/*' @s", "PUT 'file:///y/*' @s", "PUT 'file:///y/*' @s"),
+        ("PUT 'file:///x/*' @s", "SELECT 1", "SELECT 1"),
+    ],
+)
+def test_what_older_connectors_send_again_is_understood(sent: str, again: str, meant: str) -> None:
+    resent = Resent()
+    resent.note(1, sent)
+
+    assert resent.meant(1, sent) == sent
+    assert resent.meant(1, again) == meant
+    assert resent.meant(2, again) == again
+    resent.forget(1)
+    assert resent.meant(1, again) == again
+
+
+def test_an_older_connector_without_an_address_stays_here(stages: Stages) -> None:
+    stages("CREATE STAGE files")
+    stages.account.url = "http://127.0.0.1:1"
+    older = stages.another(application="PythonConnector 4.8.1")
+
+    info = stages.transfer("PUT file:///tmp/a @files", older)["stageInfo"]
+
+    assert info["endPoint"] == "127.0.0.1:1"  # else it would be one of Google's
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def test_files_are_sent_and_fetched(
         ("files/nothing", 0),
         ("files/stream.bin", 9),
     ]
+    odd = ["100% #1+[ü].txt", "it's.txt", "nothing"]
+    assert said["odd"] == [*([f"passing/{n}", 0] for n in odd), ["odd/it's.txt", 0]]
     assert {(Path(row[0]).name, row[2]) for row in said["get"]} == {
         (path, "DOWNLOADED") for path in said["got"]
     }

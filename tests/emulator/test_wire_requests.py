@@ -9,10 +9,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
-from emulator_server import Server
+from emulator_server import Server, served
 from wire_canned import Canned, canned
 
 from flowdist.emulator import queries
@@ -20,6 +21,7 @@ from flowdist.emulator.account import Account
 from flowdist.emulator.session import Session
 
 SUBMIT = "/queries/v1/query-request?requestId="
+JSON = {"parameters": {"PYTHON_CONNECTOR_QUERY_RESULT_FORMAT": "JSON"}}
 
 
 class Client:
@@ -337,3 +339,30 @@ def test_chunks_are_for_those_who_were_told_where_they_are(client: Client) -> No
         found.append(connection.getresponse().status)
         connection.close()
     assert found == [200, 404]
+
+
+def test_a_commit_that_was_done_is_answered_again_after_a_crash(tmp_path: Path) -> None:
+    account = Account(tmp_path / "account")
+    server, end = served(account)
+    clients = {request: Client(server) for request in ("done", "lost")}
+    clients["done"].submit("CREATE TABLE flowdist.public.crashed (id INT)", "c0")
+    for request, client in clients.items():
+        client.submit("BEGIN", f"{request}1")
+        client.submit("INSERT INTO flowdist.public.crashed VALUES (1)", f"{request}2")
+    # It is ended after the commit, before the session is written down without a transaction.
+    account.tokens.save = lambda session: None  # type: ignore[method-assign]
+    assert clients["done"].submit("COMMIT", "done")["success"]
+    end()
+    account.close()
+
+    account = Account(tmp_path / "account")
+    server, end = served(account)
+    for client in clients.values():
+        client.server = server
+    answers = {request: client.submit("COMMIT", request) for request, client in clients.items()}
+    assert answers["done"]["success"]
+    assert answers["lost"]["code"] == "000636"
+    count = clients["done"].submit("SELECT COUNT(*) FROM flowdist.public.crashed", "c1", **JSON)
+    assert count["data"]["rowset"] == [["1"]]
+    end()
+    account.close()

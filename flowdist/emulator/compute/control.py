@@ -212,9 +212,9 @@ class Compute:
                 395019,
                 "22023",
                 f"Unable to schedule service '{request.name.name}': an instance requests "
-                f"{asked.cpu:g} vCPU, {asked.memory / 1024**3:.4g} GiB of memory, {asked.gpu} GPU; "
-                f"a node of compute pool '{pool.name}' ({family.name}) has {family.vcpu} vCPU, "
-                f"{family.memory_gib} GiB of memory, {family.gpu_count} GPU.",
+                f"{asked.cpu:g} vCPU, {asked.memory / 1024**3:.4g} GiB of memory, {asked.gpu} GPU, "
+                f"more than a node of compute pool '{pool.name}' ({family.name}) has: "
+                f"{family.vcpu} vCPU, {family.memory_gib} GiB of memory, {family.gpu_count} GPU.",
             )
         with self.store.lock:
             if self._account.catalog.find("service", request.name) is not None:

@@ -7,7 +7,15 @@ import json
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -26,6 +34,7 @@ __all__ = [
     "Size",
     "Word",
     "Words",
+    "explained",
     "pattern",
     "refuse",
 ]
@@ -116,3 +125,40 @@ class Model(BaseModel):
                 context = {"key": str(key), "near": near[0] if near else ""}
                 raise PydanticCustomError("unknown_key", "unknown key {key}", context)
         return data
+
+
+_SAID = {
+    "string_type": "has to be a string",
+    "bool_type": "has to be true or false",
+    "int_type": "has to be a whole number",
+    "float_type": "has to be a number",
+    "float_parsing": "has to be a number",
+    "tuple_type": "has to be a list",
+    "dict_type": "has to be a mapping",
+    "literal_error": "has to be {expected}",
+    "greater_than_equal": "has to be at least {ge}",
+    "less_than_equal": "has to be at most {le}",
+    "too_short": "needs at least {min_length}",
+    "too_long": "has {actual_length} entries; {max_length} at the most are allowed",
+}
+"""What is said of the errors that pydantic finds by itself, by their type."""
+
+
+def explained(failed: ValidationError) -> str:
+    """The first error in words, with the path to its place."""
+    error = failed.errors()[0]
+    path = ""
+    for part in error["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    if error["type"] == "unknown_key":
+        key, near = error["ctx"]["key"], error["ctx"]["near"]
+        before = f"{path}." if path else ""
+        hint = f"; did you mean {before}{near}?" if near else ""
+        return f"unknown key {before}{key}{hint}"
+    if error["type"] == "missing":
+        return f"missing key {path}"
+    said = error["msg"]
+    if error["type"] in _SAID:
+        said = _SAID[error["type"]].format_map(error.get("ctx", {}))
+    colon = "" if said.startswith(("has ", "needs ")) else ":"
+    return f"{path or 'the specification'}{colon} {said}"

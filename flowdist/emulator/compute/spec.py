@@ -28,6 +28,7 @@ from flowdist.emulator.compute.fields import (
     Size,
     Word,
     Words,
+    explained,
     pattern,
     refuse,
 )
@@ -455,23 +456,6 @@ class Specification(Model):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-_SAID = {
-    "string_type": "has to be a string",
-    "bool_type": "has to be true or false",
-    "int_type": "has to be a whole number",
-    "float_type": "has to be a number",
-    "float_parsing": "has to be a number",
-    "tuple_type": "has to be a list",
-    "dict_type": "has to be a mapping",
-    "literal_error": "has to be {expected}",
-    "greater_than_equal": "has to be at least {ge}",
-    "less_than_equal": "has to be at most {le}",
-    "too_short": "needs at least {min_length}",
-    "too_long": "has {actual_length} entries; {max_length} at the most are allowed",
-}
-"""What is said of the errors that pydantic finds by itself, by their type."""
-
-
 def read_spec(text: str) -> Specification:
     """The specification that a text is; SqlError where it is not YAML or not a specification.
 
@@ -487,22 +471,4 @@ def read_spec(text: str) -> Specification:
     try:
         return Specification.model_validate(data)
     except ValidationError as failed:
-        raise invalid_spec(_explained(failed)) from None
-
-
-def _explained(failed: ValidationError) -> str:
-    """The first error in words, with the path to its place."""
-    error = failed.errors()[0]
-    path = ""
-    for part in error["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    if error["type"] == "unknown_key":
-        key, near = error["ctx"]["key"], error["ctx"]["near"]
-        before = f"{path}." if path else ""
-        hint = f"; did you mean {before}{near}?" if near else ""
-        return f"unknown key {before}{key}{hint}"
-    if error["type"] == "missing":
-        return f"missing key {path}"
-    said = _SAID.get(error["type"], error["msg"]).format_map(error.get("ctx", {}))
-    colon = "" if said.startswith(("has ", "needs ")) else ":"
-    return f"{path or 'the specification'}{colon} {said}"
+        raise invalid_spec(explained(failed)) from None

@@ -225,7 +225,7 @@ class _Queries:
         """A statement comes; or comes again, because its client did not get the answer."""
         session = session_of(self._account, request)
         body = await json_body(request)
-        text = str(body.get("sqlText") or "")
+        text = self._account.files.resent.meant(session.id, str(body.get("sqlText") or ""))
         parameters = _upper(body.get("parameters"))
         binds = self._binds(body)
         if body.get("describeOnly"):

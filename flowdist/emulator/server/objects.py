@@ -69,7 +69,7 @@ def routes(account: Account) -> list[Route]:
     """The routes of this endpoint."""
     objects = Objects(account)
     methods = ["HEAD", "GET", "PUT", "POST", "DELETE"]
-    return [Route(f"/{BUCKET}/{{stage:int}}/{{path:path}}", objects.answer, methods=methods)]
+    return [Route(f"/{BUCKET}/{{stage}}/{{path:path}}", objects.answer, methods=methods)]
 
 
 class Objects:
@@ -109,7 +109,10 @@ class Objects:
         raise ObjectError(501, "NotImplemented", "not supported by the emulator")
 
     def _allowed(self, request: Request) -> tuple[Object, str, Pass]:
-        identity = int(request.path_params["stage"])
+        try:
+            identity = int(request.path_params["stage"])  # temporary stages have negative ones
+        except ValueError:
+            raise ObjectError(404, "NoSuchBucket", "The specified bucket does not exist") from None
         try:
             path = safe_path(request.path_params["path"])
         except UnsafePath as unsafe:
@@ -197,15 +200,20 @@ class Objects:
 
     async def _complete(self, request: Request, stage: Object, path: str, leave: Pass) -> Response:
         directory = self._upload(request, stage, path)
-        parts = _named_parts(await request.body(), directory)
-        md5 = await run_in_threadpool(self._join, stage, path, directory, parts)
+        body = await request.body()
+        md5 = await run_in_threadpool(self._join, stage, path, directory, body)
         return _xml(
             f"<CompleteMultipartUploadResult><Bucket>{BUCKET}</Bucket>"
             f"<Key>{stage.id}/{escape(path)}</Key><ETag>&quot;{md5}&quot;</ETag>"
             "</CompleteMultipartUploadResult>"
         )
 
-    def _join(self, stage: Object, path: str, directory: Path, parts: list[Path]) -> str:
+    def _join(self, stage: Object, path: str, directory: Path, body: bytes) -> str:
+        """The digest of the file; of one that was complete before, when the answer was lost."""
+        done = directory / "digest"
+        with contextlib.suppress(FileNotFoundError):
+            return done.read_text()
+        parts = _named_parts(body, directory)
         digests = b"".join(bytes.fromhex(part.name.partition("-")[2]) for part in parts)
         md5 = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
         meta = json.loads((directory / "upload.json").read_text())["meta"]
@@ -215,7 +223,10 @@ class Objects:
                     with part.open("rb") as file:
                         shutil.copyfileobj(file, whole, PIECE)
             self._files.place(stage, upload, path, Known(md5, meta))
-        shutil.rmtree(directory, ignore_errors=True)
+        done.with_suffix(".new").write_text(md5)
+        done.with_suffix(".new").replace(done)
+        for part in directory.glob("?????-*"):
+            part.unlink(missing_ok=True)
         return md5
 
     async def _abort(self, request: Request, stage: Object, path: str, leave: Pass) -> Response:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowdist import __version__
 from flowdist.emulator.catalog import Object
+from flowdist.emulator.compute import logs
 from flowdist.emulator.compute.families import find_family
 from flowdist.emulator.compute.placement import Room
 from flowdist.emulator.compute.records import Service
@@ -20,15 +21,19 @@ from flowdist.emulator.faults import Rule
 from flowdist.emulator.names import shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flowdist.emulator.account import Account
 
-__all__ = ["Overview"]
+__all__ = ["Overview", "containers"]
 
 FRESH = 0.5
 """For so many seconds what was gathered serves all who ask."""
 MOST_QUERIES, MOST_SERVICES, MOST_TASKS, MOST_GRAPHS, MOST_INJECTED = 100, 100, 200, 10, 20
 MOST_STAGES, MOST_FILES = 100, 1_000
 """How many stages are looked at, and how many files of each are counted."""
+MOST_CONTAINERS, MOST_LINES, MOST_SHOWN = 40, 25, 4_000
+"""How many containers of a service are told, and how many lines and characters of their logs."""
 DAY = 86_400
 
 
@@ -55,6 +60,8 @@ def _gathered(account: Account) -> dict[str, Any]:
     tasks = account.catalog.all("task")
     services = _services(account)
     stages = account.catalog.all("stage")
+    for own in account.catalog.all("user stage"):
+        stages += [own] if next(account.files.store(own).walk(""), None) else []
     return {
         "version": __version__,
         "pid": os.getpid(),
@@ -147,6 +154,7 @@ def _service(account: Account, service: Service) -> dict[str, Any]:
     remarks += [f"{n} ended with code {code}" for code, n in codes.most_common(3)]
     remarks += [f"{restarts} restarts"] if restarts else []
     return {
+        "id": service.id,
         "name": str(service.full_name),
         "job": service.job,
         "status": service.status,
@@ -156,6 +164,42 @@ def _service(account: Account, service: Service) -> dict[str, Any]:
         "seconds": end - service.created,
         "message": "; ".join(part for part in remarks if part),
     }
+
+
+def containers(account: Account, identity: int) -> list[dict[str, Any]] | None:
+    """The containers of a service by its id, those that failed first, with the last lines of their
+    logs; None where there is no such service.
+    """
+    with account.compute.store.lock:
+        service = account.compute.store.services.get(identity)
+        if service is None or service.dropped is not None:
+            return None
+        every = [(i, box) for _, i in sorted(service.instances.items()) for box in i.boxes]
+        every.sort(key=lambda pair: pair[1].exit_code in (None, 0))
+        found = [
+            (
+                {
+                    "instance": instance.number,
+                    "name": box.name,
+                    "status": box.status,
+                    "exit_code": box.exit_code,
+                    "message": box.message,
+                    "restarts": box.restarts,
+                    "node": instance.node or "",
+                },
+                account.compute.launcher.place(service, instance, box),
+            )
+            for instance, box in every[:MOST_CONTAINERS]
+        ]
+    return [{**said, "log": [_line(line) for line in _last(at)]} for said, at in found]
+
+
+def _last(directory: Path) -> list[logs.Line]:
+    return logs.read(directory, MOST_LINES, MOST_SHOWN)
+
+
+def _line(line: logs.Line) -> dict[str, Any]:
+    return {"time": line.time, "stream": line.stream, "text": line.text}
 
 
 # -- tasks
@@ -205,7 +249,8 @@ def _stage(account: Account, stage: Object) -> dict[str, Any]:
     # Straight from the disk: hidden files count, and this look at them is no occasion of a fault.
     for _, stat in itertools.islice(account.files.store(stage).walk(""), MOST_FILES):
         files, size = files + 1, size + stat.st_size
-    return {"name": str(stage), "files": files, "bytes": size, "more": files == MOST_FILES}
+    name = str(stage) if stage.kind == "stage" else f"@~ of {stage.name}"
+    return {"name": name, "files": files, "bytes": size, "more": files == MOST_FILES}
 
 
 def _query(account: Account, query: Any) -> dict[str, Any]:

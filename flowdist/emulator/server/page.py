@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from flowdist.emulator.server import control
-from flowdist.emulator.server.overview import Overview
+from flowdist.emulator.server.overview import Overview, containers
 
 if TYPE_CHECKING:
     from flowdist.emulator.account import Account
@@ -61,9 +61,16 @@ def routes(account: Account) -> list[Route]:
         found = await asyncio.to_thread(overview)
         return JSONResponse(found, headers={"Cache-Control": "no-store"})
 
+    async def service(request: Request) -> Response:
+        if not (_may_see(account, request) or control.allowed(account, request)):
+            return JSONResponse({"error": "the token is missing or wrong"}, 401)
+        found = await asyncio.to_thread(containers, account, request.path_params["id"])
+        return JSONResponse(found, headers={"Cache-Control": "no-store"})
+
     return [
         Route("/", page, methods=["GET"]),
         Route("/control/state.json", state, methods=["GET"]),
+        Route("/control/services/{id:int}.json", service, methods=["GET"]),
     ]
 
 

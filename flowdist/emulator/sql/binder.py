@@ -25,7 +25,9 @@ from flowdist.emulator.errors import (
 from flowdist.emulator.names import shown
 from flowdist.emulator.result import Result
 from flowdist.emulator.sql.clauses import check, in_identifier
+from flowdist.emulator.sql.conversions import OUTPUT_FORMATS
 from flowdist.emulator.sql.dialect import Template, template, type_of
+from flowdist.emulator.sql.functions_unsupported import is_documented
 from flowdist.emulator.sql.parameters import Parameter
 from flowdist.emulator.sql.scopes import Output, Scope, Source, name_of
 from flowdist.emulator.sql.tables import TableInfo, missing
@@ -45,6 +47,8 @@ class Environment:
     schema: str | None
     mapping: str
     """TIMESTAMP_TYPE_MAPPING."""
+    formats: tuple[tuple[str, str], ...]
+    """The types whose DATE_OUTPUT_FORMAT and the like the session has set, with that."""
     bind_types: tuple[DataType | None, ...]
     find: Callable[..., TableInfo | None]
     """The table of a name in parts, with a database, a schema and kinds of objects."""
@@ -77,6 +81,9 @@ class Binder:
     """The tables and views that the statement reads, by id."""
     ctes: dict[str, list[Output]] = field(default_factory=dict)
     binds: int = 0
+
+    def __post_init__(self) -> None:
+        OUTPUT_FORMATS.set(self.env.formats)
 
     def parameter(self, what: Parameter, data_type: DataType | None) -> Template:
         """A place for a value that is known when the statement runs."""
@@ -426,6 +433,8 @@ class Binder:
             result = self.env.call_table(candidate, arguments, named)
             if result is not None:
                 return self.register(result)
+        if is_documented(name):
+            raise unsupported(f"TABLE({name}(...))")
         raise SqlError(
             2141, "42601", f"SQL compilation error:\nUnknown user-defined table function {name}"
         )

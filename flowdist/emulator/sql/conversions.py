@@ -6,28 +6,33 @@ Snowflake, or not at all, is converted here; where a type is not known DuckDB de
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import replace
 
 from sqlglot import exp
 
 from flowdist.emulator.errors import compilation_error
-from flowdist.emulator.sql import datatypes
+from flowdist.emulator.sql import datatypes, formats
 from flowdist.emulator.sql.dialect import template, type_of, typed
 from flowdist.emulator.types import FIXED, LTZ, REAL, TEXT, VARIANT, DataType
 
 __all__ = [
+    "OUTPUT_FORMATS",
     "arithmetic",
     "cast",
     "comparable",
     "element",
+    "formatted",
     "instant",
     "kind",
+    "local",
     "number",
     "store",
     "text",
     "unified",
     "variant",
     "windowed",
+    "zoned",
 ]
 
 _AS_TEXT = {
@@ -35,7 +40,7 @@ _AS_TEXT = {
     "TIMESTAMP_NTZ": "strftime({0}, '%Y-%m-%d %H:%M:%S.%g')",
     "TIMESTAMP_LTZ": "sf_ltz_text({0})",
     "TIMESTAMP_TZ": "sf_tz_text({0})",
-    "TIME": "strftime(TIMESTAMP '1970-01-01' + {0}, '%H:%M:%S')",
+    "TIME": "strftime(DATE '1970-01-01' + {0}, '%H:%M:%S')",
     "REAL": "sf_real_text({0})",
     "BINARY": "hex({0})",
     "VARIANT": "({0} ->> '$')",
@@ -55,12 +60,34 @@ def kind(node: exp.Expr) -> str:
     return found.name if found else ""
 
 
+OUTPUT_FORMATS: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("formats", default=())
+"""What the statement that is translated has in place of the default formats, by type; its binder
+sets it.
+"""
+
+
 def text(node: exp.Expr) -> exp.Expr:
-    """As VARCHAR, in the default formats."""
+    """As VARCHAR, in the session's formats."""
     found = kind(node)
     if found == "TEXT" or isinstance(node, exp.Null):
         return node
+    for name, model in OUTPUT_FORMATS.get():
+        if name == found:
+            return formatted(node, model)
     return template(_AS_TEXT.get(found, "CAST({0} AS VARCHAR)"), node, type=TEXT)
+
+
+def formatted(node: exp.Expr, model: str) -> exp.Expr:
+    """A date, time or timestamp as VARCHAR in one of Snowflake's format models."""
+    found = kind(node)
+    clock = local(node)
+    if found == "TIMESTAMP_LTZ":
+        clock = template("CAST({0} AS TIMESTAMP)", node)
+    elif found == "TIME":
+        clock = template("(DATE '1970-01-01' + {0})", node)
+    offsets = {"TIMESTAMP_TZ": "{1}.o", "TIMESTAMP_LTZ": "sf_offset({1})"}
+    text_ = formats.printed(model).replace("{o}", offsets.get(found, "0"))
+    return template(text_, clock, node, type=TEXT)
 
 
 def variant(node: exp.Expr) -> exp.Expr:
@@ -76,6 +103,20 @@ def variant(node: exp.Expr) -> exp.Expr:
 def instant(node: exp.Expr) -> exp.Expr:
     """A TIMESTAMP_TZ as the TIMESTAMP_LTZ it is."""
     return template("{0}.t", node, type=LTZ) if kind(node) == "TIMESTAMP_TZ" else node
+
+
+def local(node: exp.Expr) -> exp.Expr:
+    """A TIMESTAMP_TZ as the TIMESTAMP_NTZ that a clock in its zone shows."""
+    if kind(node) != "TIMESTAMP_TZ":
+        return node
+    return template("sf_tz_local({0})", node, type=datatypes.NTZ)
+
+
+def zoned(made: exp.Expr, start: exp.Expr) -> exp.Expr:
+    """What was made of a TIMESTAMP_TZ's :func:`local` time, in the same zone again."""
+    if kind(start) != "TIMESTAMP_TZ":
+        return made
+    return template("sf_tz_of({0}, {1}.o)", made, start, type=datatypes.TZ)
 
 
 def cast(node: exp.Expr, target: DataType, safe: bool = False) -> exp.Expr:
@@ -102,7 +143,7 @@ def _cast(node: exp.Expr, found: str, target: DataType, word: str) -> exp.Expr:
         node, found = template("({0} ->> '$')", node, type=TEXT), "TEXT"
     if name == "TIMESTAMP_TZ":
         return _to_tz(node, found)
-    node = instant(node)
+    node = instant(node) if name == "TIMESTAMP_LTZ" else local(node)
     if name == "BINARY" and found in ("TEXT", ""):
         return template("unhex({0})", node)
     if name == "FIXED" and found in ("", "TEXT"):
@@ -117,7 +158,7 @@ def _cast(node: exp.Expr, found: str, target: DataType, word: str) -> exp.Expr:
         return template(_PARSED[name].format(w=word), node)
     if name in _MOMENTS and found == "FIXED":
         return template(f"CAST(make_timestamp(CAST({{0}} AS BIGINT) * 1000000) AS {storage})", node)
-    if name == "TIME" and found in ("TIMESTAMP_LTZ", "TIMESTAMP_TZ"):
+    if name == "TIME" and found == "TIMESTAMP_LTZ":
         return template("CAST(CAST({0} AS TIMESTAMP) AS TIME)", node)
     return template(f"{word}({{0}} AS {storage})", node)
 
@@ -215,7 +256,7 @@ def arithmetic(node: exp.Expr, left: exp.Expr, right: exp.Expr) -> exp.Expr:
         moved = _moved(node, left, right)
         if moved is not None:
             return moved
-    left, right = number(left), number(right)
+    left, right = number(instant(left)), number(instant(right))
     a, b = type_of(left), type_of(right)
     exact = a is not None and b is not None and a.name == b.name == "FIXED"
     if isinstance(node, exp.Div):
@@ -225,6 +266,8 @@ def arithmetic(node: exp.Expr, left: exp.Expr, right: exp.Expr) -> exp.Expr:
     node.set("this", left)
     node.set("expression", right)
     if exact and a is not None and b is not None:
+        if isinstance(left.meta.get("literal"), int):  # DuckDB's type of it may be too small
+            node.set("this", template(f"CAST({{0}} AS DECIMAL({FIXED.precision}, 0))", left))
         scales = a.scale or 0, b.scale or 0
         scale = sum(scales) if isinstance(node, exp.Mul) else max(scales)
         return typed(node, replace(FIXED, scale=min(scale, 37)))
@@ -253,9 +296,12 @@ def _moved(node: exp.Expr, left: exp.Expr, right: exp.Expr) -> exp.Expr | None:
     if _is_interval(right):
         if a == "TEXT":
             left, moment = cast(left, datatypes.NTZ), datatypes.NTZ
-        return template(f"({{0}} {sign} {{1}})", left, right, type=_after(moment, right))
+        made = template(f"({{0}} {sign} {{1}})", local(left), right, type=_after(moment, right))
+        return zoned(made, left)
     if _is_interval(left) and sign == "+":
-        return template("({1} + {0})", left, right, type=_after(type_of(right), left))
+        return zoned(
+            template("({1} + {0})", left, local(right), type=_after(type_of(right), left)), right
+        )
     if a == "DATE" and b == "FIXED":
         text_ = f"({{0}} {sign} CAST({{1}} AS INTEGER))"
         return template(text_, left, right, type=datatypes.DATE)

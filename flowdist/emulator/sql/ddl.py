@@ -72,16 +72,16 @@ def _owning(context: Context, info: TableInfo) -> Iterator[tuple[Engine, Connect
     deadline = context.account.clock.monotonic() + seconds
     try:
         if shared and not info.hybrid:
-            locks.lock_table(info.name, owner, seconds, check)
+            locks.lock_table(info.locked, owner, seconds, check)
         while True:
             with _changing(context, own=not shared) as found, locks.writing:
                 _current(*found, info)
-                blockers = locks.holders(info.name, None, owner) if shared else set()
+                blockers = locks.holders(info.locked, None, owner) if shared else set()
                 if not blockers:
                     yield found
                     return
             engine.abort_idle(blockers)
-            locks.wait_for(blockers, owner, deadline, seconds, info.name, check)
+            locks.wait_for(blockers, owner, deadline, seconds, info.locked, check)
     finally:
         locks.release(owner)
 

@@ -269,6 +269,7 @@ class Engine:
             env.database,
             env.schema,
             env.mapping,
+            env.formats,
             env.bind_types,
             self.index.version,
             evaluation.connection.temporary_version and id(evaluation.connection),
@@ -328,7 +329,7 @@ class Engine:
         with self.connected(session, own=True) as connection:
             connection.aborted = False
             if connection.transaction is None:
-                connection.transaction = Transaction(self.clock.time(), implicit, name)
+                connection.transaction = Transaction(self.clock.time(), self.exists, implicit, name)
 
     def commit(self, session: Session, request_id: str = "") -> None:
         """Make what the open transaction has written permanent, if one is open; SqlError where it
@@ -361,6 +362,8 @@ class Engine:
         try:
             if transaction.snapshot is not None:
                 with self.locks.writing:
+                    if word == "COMMIT" and not all(map(self.exists, transaction.written)):
+                        transaction.renew(connection.cursor, self.commits)
                     if request_id and transaction.entries:
                         self._note(connection.cursor, request_id, Kind.TCL, [], [])
                     connection.cursor.execute(word)
@@ -431,6 +434,11 @@ class Engine:
             return found
         return self.index.find(name, *kinds)
 
+    def exists(self, info: TableInfo) -> bool:
+        """Whether a table has not been dropped; one that was altered is the same."""
+        found = self.index.find(info.name, info.kind)
+        return info.temporary or (found is not None and found.id == info.id)
+
     def tables(self, database: str | None = None, schema: str | None = None) -> list[TableInfo]:
         """All tables, views and sequences but temporary ones, by name."""
         return [
@@ -472,7 +480,7 @@ class Engine:
         """Drop all tables, views and sequences of a schema. It does not wait for transactions that
         have written them: what these have written is gone with the tables.
         """
-        with self.changing, self._database.cursor() as cursor:
+        with self.changing, self.locks.writing, self._database.cursor() as cursor:
             gone = list(self.index.inside(database, schema))
 
             def drop() -> None:

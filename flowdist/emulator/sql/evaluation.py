@@ -13,6 +13,7 @@ from sqlglot import exp
 from flowdist.emulator.errors import SqlError, compilation_error, unsupported
 from flowdist.emulator.names import FullName
 from flowdist.emulator.result import Result
+from flowdist.emulator.session import Session
 from flowdist.emulator.sql import datatypes
 from flowdist.emulator.sql.binder import Binder, Environment
 from flowdist.emulator.sql.connection import Connection
@@ -55,6 +56,7 @@ class Evaluation:
             database=session.database,
             schema=session.schema,
             mapping=str(session.parameter("TIMESTAMP_TYPE_MAPPING")),
+            formats=_output_formats(session),
             bind_types=tuple(datatypes.from_value(value) for value in self.binds),
             find=self.find,
             view=self.engine.view_query,
@@ -164,6 +166,26 @@ class Evaluation:
         if "literal" in made.meta:
             return made.meta["literal"]
         return self.connection.value(f"SELECT {duck(made)}", self.values(binder.parameters))
+
+
+_OUTPUT = {
+    "DATE": ("DATE_OUTPUT_FORMAT",),
+    "TIME": ("TIME_OUTPUT_FORMAT",),
+    "TIMESTAMP_NTZ": ("TIMESTAMP_NTZ_OUTPUT_FORMAT", "TIMESTAMP_OUTPUT_FORMAT"),
+    "TIMESTAMP_LTZ": ("TIMESTAMP_LTZ_OUTPUT_FORMAT", "TIMESTAMP_OUTPUT_FORMAT"),
+    "TIMESTAMP_TZ": ("TIMESTAMP_TZ_OUTPUT_FORMAT", "TIMESTAMP_OUTPUT_FORMAT"),
+}
+"""The parameters by which values of a type become text: the first one that is not empty."""
+
+
+def _output_formats(session: Session) -> tuple[tuple[str, str], ...]:
+    if not any(name in session.parameters for names in _OUTPUT.values() for name in names):
+        return ()
+    found = [
+        (kind, next((m for m in map(session.parameter, names) if m), "AUTO"))
+        for kind, names in _OUTPUT.items()
+    ]
+    return tuple((kind, str(model)) for kind, model in found if str(model).upper() != "AUTO")
 
 
 _signature = lru_cache(maxsize=None)(inspect.signature)

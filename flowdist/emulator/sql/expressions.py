@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from sqlglot import exp
 
-from flowdist.emulator.errors import SqlError, unsupported
+from flowdist.emulator.errors import SqlError, compilation_error, unsupported
 from flowdist.emulator.sql import conversions as to
 from flowdist.emulator.sql import datatypes
 from flowdist.emulator.sql.clauses import in_identifier
@@ -173,6 +173,14 @@ class Expressions:
     def _raw_string(self, node: exp.Expr, scope: Scope) -> exp.Expr:
         return self._literal(exp.Literal.string(node.name), scope)
 
+    def _binary(self, node: exp.Expr, scope: Scope) -> exp.Expr:
+        """``X'0a'``."""
+        digits = str(node.this)
+        if len(digits) % 2 or not set(digits) <= set("0123456789abcdefABCDEF"):
+            raise compilation_error(f"invalid binary literal [{node.sql('snowflake')}]")
+        found = replace(datatypes.BINARY, length=max(1, len(digits) // 2))
+        return template(f"unhex('{digits}')", type=found)
+
     def _null(self, node: exp.Expr, scope: Scope) -> exp.Expr:
         return typed(node, None)
 
@@ -217,7 +225,8 @@ class Expressions:
         return typed(node, BOOLEAN)
 
     def _arithmetic(self, node: exp.Expr, scope: Scope) -> exp.Expr:
-        left, right = self(node.args["this"], scope), self(node.args["expression"], scope)
+        left = self(node.args["this"], scope, raw=True)
+        right = self(node.args["expression"], scope, raw=True)
         return to.arithmetic(node, left, right)
 
     def _negated(self, node: exp.Expr, scope: Scope) -> exp.Expr:
@@ -230,7 +239,8 @@ class Expressions:
 
     def _concatenated(self, node: exp.Expr, scope: Scope) -> exp.Expr:
         parts = [
-            to.text(self(part, scope)) for part in (node.args["this"], node.args["expression"])
+            to.text(self(part, scope, raw=True))
+            for part in (node.args["this"], node.args["expression"])
         ]
         return template("({0} || {1})", *parts, type=TEXT)
 
@@ -392,7 +402,7 @@ class Expressions:
         from flowdist.emulator.sql.functions import call
 
         unit = self._literal(exp.Literal.string(node.this.name), scope)
-        return call(self, "DATE_PART", [unit, self(node.args["expression"], scope)], node)
+        return call(self, "DATE_PART", [unit, self(node.args["expression"], scope, raw=True)], node)
 
     def _position(self, node: exp.Expr, scope: Scope) -> exp.Expr:
         parts = [to.text(self(e, scope)) for e in (node.this, node.args["substr"])]
@@ -440,6 +450,10 @@ class Expressions:
     def _window(self, node: exp.Expr, scope: Scope) -> exp.Expr:
         if node.args.get("first") or node.args.get("alias"):
             raise unsupported(node.sql("snowflake"))
+        if isinstance(node.this, exp.Anonymous) and node.this.name.upper() == "RATIO_TO_REPORT":
+            from flowdist.emulator.sql.functions_aggregate import ratio_to_report
+
+            return ratio_to_report(self, node, scope)
         made = self._visit(node.this, scope)
         node.set("this", made)
         node.set("partition_by", [self(e, scope) for e in node.args.get("partition_by") or []])
@@ -453,6 +467,7 @@ class Expressions:
         exp.Placeholder: _placeholder,
         exp.Literal: _literal,
         exp.RawString: _raw_string,
+        exp.HexString: _binary,
         exp.Null: _null,
         exp.Boolean: _boolean,
         exp.Paren: _paren,

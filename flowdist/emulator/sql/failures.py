@@ -38,6 +38,12 @@ _PATTERNS: tuple[tuple[str, int, str, str], ...] = (
         "Can't parse '{0}' as timestamp with that format",
     ),
     (
+        r"Failed to parse format specifier|strftime format|strptime format",
+        2,
+        "0A000",
+        "not supported by the emulator: that format of dates and times",
+    ),
+    (
         r"(?:invalid date field format|date field value out of range): \"(.*?)\"",
         100040,
         "22007",
@@ -59,9 +65,9 @@ _PATTERNS: tuple[tuple[str, int, str, str], ...] = (
     (r"Malformed JSON.*|.*Could not parse JSON", 100069, "22P02", "Error parsing JSON"),
     (
         r"Could not cast value (\S+) .*to DECIMAL|Overflow in|out of range",
-        100039,
+        100046,
         "22003",
-        "Numeric value is out of range",
+        "Number out of representable range",
     ),
     (
         r"More than one row returned by a subquery",
@@ -115,7 +121,7 @@ def from_duckdb(error: Exception) -> SqlError:
         match = pattern.search(text)
         if match is not None:
             return SqlError(errno, state, shown.format(*match.groups()))
-    first = text.split("\n\nLINE 1:")[0].strip()
+    first = text.split("\n\nLINE 1:")[0].split("\n\tCandidate")[0].strip()
     if isinstance(error, duckdb.BinderException | duckdb.ParserException | duckdb.CatalogException):
         return SqlError(1065, "22023", f"SQL compilation error:\n{first}")
     if isinstance(error, duckdb.DataError):

@@ -17,6 +17,7 @@ from sqlglot import exp
 from flowdist.emulator.errors import SqlError, unsupported
 from flowdist.emulator.sql import conversions as to
 from flowdist.emulator.sql.dialect import duck, template, type_of, typed
+from flowdist.emulator.sql.functions_unsupported import is_documented
 from flowdist.emulator.sql.parameters import Bind, Call, Constant, Parameter
 from flowdist.emulator.sql.scopes import GENERATED, Scope, name_of
 from flowdist.emulator.types import BOOLEAN, FIXED, REAL, TEXT, DataType
@@ -162,8 +163,6 @@ _simple("EQUAL_NULL", "..", "({0} IS NOT DISTINCT FROM {1})", BOOLEAN)
 _simple("BOOLAND", "..", "({0} AND {1})", BOOLEAN)
 _simple("BOOLOR", "..", "({0} OR {1})", BOOLEAN)
 _simple("BOOLNOT", ".", "(NOT {0})", BOOLEAN)
-_simple("DIV0", "nn", {2: "CASE WHEN {1} = 0 THEN 0 ELSE {0} / {1} END"}, None)
-_simple("DIV0NULL", "nn", {2: "CASE WHEN coalesce({1}, 0) = 0 THEN 0 ELSE {0} / {1} END"}, None)
 _simple(
     "HASH",
     ".",
@@ -204,14 +203,14 @@ def visit_call(visit: Expressions, node: exp.Expr, scope: Scope) -> exp.Expr:
     if build is not None:
         if name in functions_moments.WITH_UNIT and given:
             given[:1] = [functions_moments.unit(given[0])]
-        raw = isinstance(build, Function) and "r" in build.arguments
-        raw = raw or name in _RAW
         if name.startswith("OBJECT_CONSTRUCT") and [type(e) for e in given] == [exp.Star]:
             return build(visit, visit.row(scope), node)
-        return build(visit, [visit(e, scope, raw=raw) for e in given], node)
+        return build(visit, [visit(e, scope, raw=True) for e in given], node)
     registered = name.replace("METHOD$", "!") if name.startswith("METHOD$") else name
     if visit.binder.env.scalar(registered):
         return _registered(visit, registered, given)
+    if is_documented(name):
+        raise unsupported(node.sql("snowflake"))
     raise SqlError(2140, "42601", f"SQL compilation error:\nUnknown function {name}")
 
 
@@ -221,29 +220,6 @@ def _sequence(scope: Scope) -> exp.Expr:
         if source.output(GENERATED) is not None:
             return typed(exp.column(GENERATED, source.name, quoted=True), FIXED)
     return template("(row_number() OVER () - 1)", type=FIXED)
-
-
-_RAW = frozenset(
-    [
-        "IFF",
-        "NVL",
-        "IFNULL",
-        "COALESCE",
-        "NVL2",
-        "DECODE",
-        "NULLIF",
-        "TO_VARCHAR",
-        "TO_CHAR",
-        "TO_TIMESTAMP_TZ",
-        "TO_TIMESTAMP",
-        "TRY_TO_TIMESTAMP_TZ",
-        "CONVERT_TIMEZONE",
-        "GREATEST",
-        "LEAST",
-        "TO_VARIANT",
-    ]
-)
-"""Functions of Python that take a TIMESTAMP_TZ as it is."""
 
 
 def _named(node: exp.Expr) -> tuple[str, exp.Expr]:
@@ -380,7 +356,7 @@ def _rounded(visit: Expressions, given: list[exp.Expr], node: exp.Expr) -> exp.E
     if (
         name == "TRUNC"
         and given
-        and to.kind(given[0]) in ("DATE", "TIMESTAMP_NTZ", "TIMESTAMP_LTZ")
+        and to.kind(given[0]) in ("DATE", "TIMESTAMP_NTZ", "TIMESTAMP_LTZ", "TIMESTAMP_TZ")
     ):
         return call(visit, "DATE_TRUNC", given[::-1], node)
     if not 1 <= len(given) <= 2:
@@ -410,6 +386,46 @@ def _mod(visit: Expressions, given: list[exp.Expr], node: exp.Expr) -> exp.Expr:
     if len(given) != 2:
         raise wrong_arguments(node, len(given))
     return to.arithmetic(exp.Mod(), *given)
+
+
+@function("SYSTEM$TYPEOF")
+def _system_typeof(visit: Expressions, given: list[exp.Expr], node: exp.Expr) -> exp.Expr:
+    """The type of an expression, and how Snowflake stores it."""
+    if len(given) != 1:
+        raise wrong_arguments(node, len(given))
+    found = type_of(given[0])
+    if isinstance(given[0], exp.Null):
+        return template("'NULL[LOB]'", type=TEXT)
+    if found is None:
+        raise unsupported(node.sql("snowflake"))
+    text = "CASE WHEN {{0}} IS NULL THEN '{0}' ELSE '{0}' END"  # it may have a parameter
+    stored = _STORED.get(found.name, "LOB")
+    if found.name == "FIXED":
+        stored = next(size for digits, size in _SIZES if (found.precision or 38) <= digits)
+    return template(text.format(f"{found}[{stored}]"), given[0], type=TEXT)
+
+
+_SIZES = ((2, "SB1"), (4, "SB2"), (9, "SB4"), (18, "SB8"), (38, "SB16"))
+_STORED = {
+    "BOOLEAN": "SB1",
+    "DATE": "SB4",
+    "REAL": "DOUBLE",
+    "TIME": "SB8",
+    "TIMESTAMP_LTZ": "SB16",
+    "TIMESTAMP_NTZ": "SB16",
+    "TIMESTAMP_TZ": "SB16",
+}
+
+
+@function("DIV0", "DIV0NULL")
+def _div0(visit: Expressions, given: list[exp.Expr], node: exp.Expr) -> exp.Expr:
+    if len(given) != 2:
+        raise wrong_arguments(node, len(given))
+    above, below = (to.number(one) for one in given)
+    zero = "coalesce({0}, 0) = 0" if node.name.upper() == "DIV0NULL" else "{0} = 0"
+    safe = template("nullif({0}, 0)", below.copy(), type=type_of(below))
+    made = to.arithmetic(exp.Div(), above, safe)
+    return template(f"CASE WHEN {zero} THEN 0 ELSE {{1}} END", below, made, type=type_of(made))
 
 
 @function("RANDSTR")

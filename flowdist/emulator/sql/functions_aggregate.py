@@ -18,7 +18,7 @@ from flowdist.emulator.types import BOOLEAN, FIXED, REAL, TEXT, DataType
 if TYPE_CHECKING:
     from flowdist.emulator.sql.expressions import Expressions
 
-__all__ = ["AGGREGATES", "aggregate", "within_group"]
+__all__ = ["AGGREGATES", "aggregate", "ratio_to_report", "within_group"]
 
 COUNT = replace(FIXED, precision=18)
 
@@ -26,7 +26,8 @@ COUNT = replace(FIXED, precision=18)
 @dataclass(frozen=True)
 class _Aggregate:
     """``text`` has ``{d}`` for DISTINCT, ``{0}`` ... for arguments, ``{o}`` for an order inside and
-    ``{n}`` for IGNORE NULLS; ``around`` is put around the whole, outside of a window.
+    ``{n}`` for IGNORE NULLS; ``around`` is put around the whole, outside of a window;
+    ``convert`` has a letter for each argument, as a `Function`'s has.
     """
 
     text: str
@@ -65,7 +66,13 @@ _SIMPLE: dict[str, _Aggregate] = {
         "v",
         "coalesce(to_json({0}), '[]')",
     ),
-    "OBJECT_AGG": _Aggregate("json_group_object({0}, {1})", datatypes.OBJECT, "v", None, (2, 2)),
+    "OBJECT_AGG": _Aggregate(
+        "string_agg(to_json({0}) || ':' || CAST({1} AS VARCHAR), ',' ORDER BY to_json({0}))",
+        datatypes.OBJECT,
+        "tv",
+        "CAST('{{' || coalesce({0}, '') || '}}' AS JSON)",
+        (2, 2),
+    ),
     "PERCENTILE_CONT": _Aggregate("quantile_cont({o1}, {0})", None, "n"),
     "PERCENTILE_DISC": _Aggregate("quantile_disc({o1}, {0})", None, "n"),
     "ROW_NUMBER": _Aggregate("row_number()", FIXED, "r", None, (0, 0)),
@@ -87,6 +94,18 @@ _CONVERT = {"r": lambda e: e, "n": to.number, "t": to.text, "v": to.variant}
 def aggregate(visit: Expressions, name: str, node: exp.Expr, scope: Scope) -> exp.Expr:
     """Translate a call of an aggregate or window function."""
     return _aggregate(visit, name, node, scope, None)
+
+
+def ratio_to_report(visit: Expressions, window: exp.Expr, scope: Scope) -> exp.Expr:
+    """``RATIO_TO_REPORT(a) OVER (...)``: a by the sum of all a."""
+    given = window.this.expressions
+    if len(given) != 1 or window.args.get("order"):
+        raise unsupported(window.sql("snowflake"))
+    value = visit(given[0].copy(), scope)
+    window.set("this", exp.Anonymous(this="SUM", expressions=given))
+    total = visit(window, scope)
+    nonzero = template("nullif({0}, 0)", total, type=type_of(total))
+    return to.arithmetic(exp.Div(), value, nonzero)
 
 
 def within_group(visit: Expressions, node: exp.Expr, scope: Scope) -> exp.Expr:
@@ -117,7 +136,10 @@ def _aggregate(
         given = [*given[0].expressions, *given[1:]]
         if "{d}" not in spec.text:
             raise unsupported(node.sql("snowflake"))
-    converted = [_CONVERT[spec.convert](visit(e, scope, raw=True)) for e in given]
+    letters = spec.convert.ljust(len(given), spec.convert[-1])
+    converted = [
+        _CONVERT[c](visit(e, scope, raw=True)) for c, e in zip(letters, given, strict=False)
+    ]
     if name == "COUNT" and len(converted) > 1:
         converted = [_together(converted, bool(distinct))]
     low, high = spec.arguments

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from flowdist.emulator.errors import SqlError, compilation_error, unsupported
+from flowdist.emulator.errors import compilation_error, unsupported
 from flowdist.emulator.sql import conversions as to
 from flowdist.emulator.sql import datatypes, formats
 from flowdist.emulator.sql.dialect import template, type_of
@@ -80,11 +80,13 @@ def _unit(node: exp.Expr, whole: exp.Expr) -> str:
 
 
 def moment(node: exp.Expr) -> exp.Expr:
-    """A date or timestamp; text and variants are read as TIMESTAMP_NTZ."""
+    """A date or timestamp, a TIMESTAMP_TZ as its local time; text and variants are read as
+    TIMESTAMP_NTZ.
+    """
     found = to.kind(node)
     if found in ("TEXT", "VARIANT") or isinstance(node, exp.Null):
         return to.cast(node, datatypes.NTZ)
-    return to.instant(node)
+    return to.local(node)
 
 
 @function("DATEADD", "TIMEADD", "TIMESTAMPADD")
@@ -106,14 +108,15 @@ def _dateadd(visit: Expressions, given: Nodes, node: exp.Expr) -> exp.Expr:
         if word in _WHOLE_DAYS:
             return template(f"CAST(({{0}} + {step}) AS DATE)", start, amount, type=datatypes.DATE)
         known = datatypes.NTZ
-    return template(f"({{0}} + {step})", start, amount, type=known)
+    made = template(f"({{0}} + {step})", start, amount, type=known)
+    return to.zoned(made, given[2])
 
 
 @function("DATEDIFF", "TIMEDIFF", "TIMESTAMPDIFF")
 def _datediff(visit: Expressions, given: Nodes, node: exp.Expr) -> exp.Expr:
     if len(given) != 3:
         raise wrong_arguments(node, len(given))
-    word, a, b = _unit(given[0], node), moment(given[1]), moment(given[2])
+    word, a, b = _unit(given[0], node), *(moment(to.instant(one)) for one in given[1:])
     if to.kind(a) != to.kind(b):
         target = LTZ if "TIMESTAMP_LTZ" in (to.kind(a), to.kind(b)) else datatypes.NTZ
         a, b = to.cast(a, target), to.cast(b, target)
@@ -136,7 +139,7 @@ def _date_trunc(visit: Expressions, given: Nodes, node: exp.Expr) -> exp.Expr:
     text = f"date_trunc('{word.lower()}', {{0}})"
     if known is not None and known.name == "DATE":
         return template(f"CAST({text} AS DATE)", start, type=known)
-    return template(text, start, type=known)
+    return to.zoned(template(text, start, type=known), given[1])
 
 
 _PARTS = {
@@ -159,7 +162,8 @@ _PARTS = {
 def _date_part(visit: Expressions, given: Nodes, node: exp.Expr) -> exp.Expr:
     if len(given) != 2:
         raise wrong_arguments(node, len(given))
-    word, start = _unit(given[0], node), moment(given[1])
+    word = _unit(given[0], node)
+    start = moment(to.instant(given[1]) if word.startswith("EPOCH") else given[1])
     return template(_PARTS.get(word, f"{word.lower()}({{0}})"), start, type=FIXED)
 
 
@@ -208,7 +212,8 @@ def _add_months(visit: Expressions, given: Nodes, node: exp.Expr) -> exp.Expr:
     text = "({0} + to_months(CAST({1} AS INTEGER)))"
     if known is not None and known.name == "DATE":
         text = f"CAST({text} AS DATE)"
-    return template(text, start, to.number(given[1]), type=known)
+    made = template(text, start, to.number(given[1]), type=known)
+    return to.zoned(made, given[0])
 
 
 @function("DAYNAME", "MONTHNAME")
@@ -224,9 +229,7 @@ def _local(node: exp.Expr) -> exp.Expr:
     found = to.kind(node)
     if found == "TIMESTAMP_LTZ":
         return template("CAST({0} AS TIMESTAMP)", node, type=datatypes.NTZ)
-    if found == "TIMESTAMP_TZ":
-        return template("sf_tz_local({0})", node, type=datatypes.NTZ)
-    return node
+    return to.local(node)
 
 
 @function("CURRENT_TIMESTAMP", "GETDATE", "LOCALTIMESTAMP", "SYSTIMESTAMP")
@@ -316,21 +319,7 @@ def _to_varchar(visit: Expressions, given: Nodes, node: exp.Expr) -> exp.Expr:
         raise unsupported(node.sql("snowflake"))
     if to.kind(subject) == "TEXT":
         subject = to.cast(subject, datatypes.NTZ)
-    parts = formats.strftime(model).replace("'", "''").replace("{", "{{").replace("}", "}}")
-    local = _local(subject)
-    if to.kind(subject) == "TIME":
-        local = template("(TIMESTAMP '1970-01-01' + {0})", subject)
-    if formats.ZONE not in parts:
-        return template(f"strftime({{0}}, '{parts}')", local, type=TEXT)
-    colon = "TZH:TZM" in model.upper()
-    minutes = {
-        "TIMESTAMP_TZ": "sf_offset_text({1}.o)",
-        "TIMESTAMP_LTZ": "sf_offset_text(sf_offset({1}))",
-    }.get(to.kind(subject), "'+0000'")
-    if colon:
-        minutes = f"insert_colon({minutes})".replace("insert_colon", "sf_colon")
-    pieces = [f"strftime({{0}}, '{piece}')" for piece in parts.split(formats.ZONE)]
-    return template(f"({f' || {minutes} || '.join(pieces)})", local, subject, type=TEXT)
+    return to.formatted(subject, model)
 
 
 def _register_moments() -> None:
@@ -367,15 +356,15 @@ class _reader:
         model = _model(given, node)
         if model is None:
             return to.cast(subject, target, self.safe)
-        pattern = formats.strftime(model)
-        if formats.ZONE in pattern:
-            pattern = pattern.replace(formats.ZONE, "%z")
+        pattern = formats.strptime(model)
         word = "try_strptime" if self.safe else "strptime"
         read = template(
             f"{word}({{0}}, {_quoted(pattern)})",
             to.text(subject),
             type=LTZ if "%z" in pattern else datatypes.NTZ,
         )
+        if target.name == "TIMESTAMP_TZ" and pattern.endswith("%z"):
+            return template("sf_tz_read({0}, {1})", read, to.text(subject), type=target)
         return to.cast(read, target, self.safe)
 
     def _scaled(self, subject: exp.Expr, scale: int, target: DataType) -> exp.Expr:
@@ -437,4 +426,3 @@ class _caster:
 
 
 _register_simple()
-__all__ += ["SqlError"]

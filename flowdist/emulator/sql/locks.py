@@ -22,12 +22,23 @@ from flowdist.clock import Clock
 from flowdist.emulator.errors import SqlError
 from flowdist.emulator.names import FullName
 
-__all__ = ["MOST_WAITERS", "Key", "Locks", "Owner", "inserting"]
+__all__ = ["MOST_WAITERS", "Key", "Locked", "Locks", "Owner", "inserting"]
 
 MOST_WAITERS = 20
 """How many statements may wait for a standard table."""
 LOOK = 0.25
 """How often a waiting statement looks whether it is cancelled, in seconds."""
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A table that is locked, or rows of it: not another one that gets its name later."""
+
+    id: int
+    name: FullName
+
+    def __str__(self) -> str:
+        return str(self.name)
 
 
 class Owner:
@@ -59,21 +70,21 @@ class Locks:
     clock: Clock
     writing: threading.RLock = field(default_factory=threading.RLock)
     _changed: threading.Condition = field(default_factory=threading.Condition)
-    _rows: dict[FullName, dict[Key, Owner]] = field(default_factory=dict)
-    _held: dict[Owner, dict[FullName, set[Key]]] = field(default_factory=dict)
+    _rows: dict[Locked, dict[Key, Owner]] = field(default_factory=dict)
+    _held: dict[Owner, dict[Locked, set[Key]]] = field(default_factory=dict)
     """The same by owner, so that a look at the others and a release do not go through all rows."""
-    _tables: dict[FullName, Owner] = field(default_factory=dict)
+    _tables: dict[Locked, Owner] = field(default_factory=dict)
     _waiting: dict[Owner, frozenset[Owner]] = field(default_factory=dict)
-    _queue: dict[FullName, int] = field(default_factory=dict)
+    _queue: dict[Locked, int] = field(default_factory=dict)
 
     # -- rows
 
-    def contended(self, table: FullName, owner: Owner) -> bool:
+    def contended(self, table: Locked, owner: Owner) -> bool:
         """Whether any other transaction holds rows of a table."""
         with self._changed:
             return any(table in held for o, held in self._held.items() if o is not owner)
 
-    def holders(self, table: FullName, keys: Iterable[Key] | None, owner: Owner) -> set[Owner]:
+    def holders(self, table: Locked, keys: Iterable[Key] | None, owner: Owner) -> set[Owner]:
         """The others that hold any of these rows; any rows at all where `keys` is None."""
         with self._changed:
             if keys is None:
@@ -81,15 +92,13 @@ class Locks:
             rows = self._rows.get(table, {})
             return {rows[k] for k in keys if k in rows} - {owner}
 
-    def holders_of(
-        self, table: FullName, wanted: Callable[[Key], bool], owner: Owner
-    ) -> set[Owner]:
+    def holders_of(self, table: Locked, wanted: Callable[[Key], bool], owner: Owner) -> set[Owner]:
         """The others that hold a row whose key is `wanted`."""
         with self._changed:
             held = self._rows.get(table, {})
             return {o for key, o in held.items() if o is not owner and wanted(key)}
 
-    def hold(self, table: FullName, keys: Iterable[Key], owner: Owner) -> None:
+    def hold(self, table: Locked, keys: Iterable[Key], owner: Owner) -> None:
         """Lock rows, which no other holds."""
         with self._changed:
             new = set(keys)
@@ -110,7 +119,7 @@ class Locks:
                 del self._tables[table]
             self._changed.notify_all()
 
-    def held(self) -> list[tuple[FullName, Owner, bool]]:
+    def held(self) -> list[tuple[Locked, Owner, bool]]:
         """Each table of which something is locked, by whom, and whether that is all of it."""
         with self._changed:
             rows = [
@@ -128,7 +137,7 @@ class Locks:
     # -- tables
 
     def lock_table(
-        self, table: FullName, owner: Owner, seconds: float, check: Callable[[], None]
+        self, table: Locked, owner: Owner, seconds: float, check: Callable[[], None]
     ) -> None:
         """Lock a standard table; SqlError 625 where too many wait, or when the time is over."""
         deadline = self.clock.monotonic() + seconds
@@ -157,7 +166,7 @@ class Locks:
         owner: Owner,
         deadline: float,
         seconds: float,
-        table: FullName,
+        table: Locked,
         check: Callable[[], None],
     ) -> None:
         """Wait until any lock is released; SqlError when the time is over or in a deadlock."""
@@ -171,7 +180,7 @@ class Locks:
         owner: Owner,
         deadline: float,
         seconds: float,
-        table: FullName,
+        table: Locked,
         check: Callable[[], None],
     ) -> None:
         left = deadline - self.clock.monotonic()
@@ -179,8 +188,8 @@ class Locks:
             raise SqlError(
                 627,
                 "57014",
-                f"Statement aborted: it has waited for a lock on {table} for {seconds:g} seconds, "
-                "which is all that its lock timeout allows.",
+                f"Statement aborted: it has waited for a lock on {table} for {seconds:g} "
+                f"second{'' if seconds == 1 else 's'}, which is all that its lock timeout allows.",
             )
         self._waiting[owner] = frozenset(owners)
         try:

@@ -19,6 +19,8 @@ _DEFINITIONS = {
     "ltz_text(a)": "strftime(CAST(a AS TIMESTAMP), '%Y-%m-%d %H:%M:%S.%g') || ' ' || "
     "sf_offset_text(sf_offset(a))",
     "tz_local(z)": "timezone('UTC', z.t) + to_minutes(z.o)",
+    "tz_of(local, o)": "CASE WHEN local IS NULL THEN NULL "
+    "ELSE {'t': timezone('UTC', local - to_minutes(o)), 'o': o} END",
     "tz_text(z)": "strftime(sf_tz_local(z), '%Y-%m-%d %H:%M:%S.%g') || ' ' || sf_offset_text(z.o)",
     "zone(a)": "regexp_extract(a, '[0-9]:[0-9.:]+ *(Z|[+-][0-9]{2}:?[0-9]{0,2})$', 1)",
     # Digits in a string are seconds, milliseconds, microseconds or nanoseconds, by their number.
@@ -40,6 +42,8 @@ _DEFINITIONS = {
     "tz(a)": "CASE WHEN a IS NULL THEN NULL ELSE {'t': CAST(sf_with_zone(a) AS TIMESTAMPTZ), "
     "'o': CASE WHEN sf_zone(trim(a)) = '' THEN sf_offset(CAST(sf_with_zone(a) AS TIMESTAMPTZ)) "
     "ELSE sf_zone_minutes(sf_zone(trim(a))) END} END",
+    "tz_read(t, a)": "CASE WHEN t IS NULL THEN NULL ELSE {'t': t, "
+    "'o': sf_zone_minutes(regexp_extract(a, '(Z|[+-][0-9]{2}:?[0-9]{0,2}) *$', 1))} END",
     "boolean(a, safe)": "CASE WHEN lower(a) IN ('true', 't', 'yes', 'y', 'on', '1') THEN true "
     "WHEN lower(a) IN ('false', 'f', 'no', 'n', 'off', '0') THEN false "
     "WHEN a IS NULL OR safe THEN NULL "

@@ -50,7 +50,7 @@ def result_of(table: pa.Table, types: list[str], outputs: tuple[Output, ...]) ->
         found = datatypes.from_arrow(field.type, types[i], output.type if output else None)
         name = output.name if output else field.name
         columns.append(Column(name, found, output.nullable if output else True))
-        arrays.append(_as(table.column(i), found))
+        arrays.append(_as(_in_range(table.column(i), found), found))
     names = [str(i) for i in range(len(columns))]
     return Result(tuple(columns), pa.Table.from_arrays(arrays, names=names))
 
@@ -64,6 +64,20 @@ def _as(array: pa.ChunkedArray, data_type: DataType) -> pa.ChunkedArray:
     if data_type.name == "TIMESTAMP_TZ":
         return _zoned(array, wanted)
     return array.cast(wanted)
+
+
+def _in_range(array: pa.ChunkedArray, data_type: DataType) -> pa.ChunkedArray:
+    """The same; SqlError where a number has more digits than there may be, which DuckDB lets
+    pass.
+    """
+    if pa.types.is_decimal(array.type):
+        try:
+            array.validate(full=True)
+        except pa.ArrowInvalid:
+            raise SqlError(
+                100046, "22003", f"Number out of representable range: type {data_type}"
+            ) from None
+    return array
 
 
 def _zoned(array: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:

@@ -18,6 +18,7 @@ import duckdb
 from flowdist.emulator.errors import SqlError, already_exists, unsupported
 from flowdist.emulator.names import FullName, quoted
 from flowdist.emulator.sql import datatypes
+from flowdist.emulator.sql.locks import Locked
 from flowdist.emulator.types import DataType
 
 __all__ = ["ColumnInfo", "Constraint", "IndexInfo", "TableIndex", "TableInfo", "physical"]
@@ -109,6 +110,11 @@ class TableInfo:
     def primary_key(self) -> tuple[str, ...]:
         """Its columns; empty where there is none."""
         return next((c.columns for c in self.constraints if c.kind == "PRIMARY KEY"), ())
+
+    @property
+    def locked(self) -> Locked:
+        """As locks name it."""
+        return Locked(self.id, self.name)
 
     def column(self, name: str) -> ColumnInfo | None:
         """The column of that exact name."""

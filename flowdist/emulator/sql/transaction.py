@@ -82,6 +82,8 @@ class Transaction(Owner):
     """
 
     started: float
+    there: Callable[[TableInfo], bool]
+    """Whether a table has not been dropped."""
     implicit: bool = False
     name: str = ""
     id: int = field(default_factory=lambda: next(_ids))
@@ -100,9 +102,14 @@ class Transaction(Owner):
         """Whether it has written a hybrid table."""
         return any(entry.table.hybrid for entry in self.entries)
 
+    @property
+    def written(self) -> list[TableInfo]:
+        """The tables of its entries."""
+        return [entry.table for entry in self.entries]
+
     def tables(self) -> set[FullName]:
         """What it has changed."""
-        return {entry.table.name for entry in self.entries}
+        return {table.name for table in self.written}
 
     def renew(self, cursor: duckdb.DuckDBPyConnection, commits: int) -> None:
         """A new DuckDB transaction on what is committed now, with all that is written on top."""
@@ -112,11 +119,13 @@ class Transaction(Owner):
                 cursor.execute("ROLLBACK")
             cursor.execute("BEGIN")
             begun = True
-            for entry in self.entries:
-                try:
+            # A table may be gone with its schema, and another have its name.
+            self.entries = [entry for entry in self.entries if self.there(entry.table)]
+            try:
+                for entry in self.entries:
                     entry.apply(cursor)
-                except duckdb.CatalogException:  # the table is gone, with its schema
-                    self.entries.remove(entry)
-                    break
+            except duckdb.CatalogException:
+                if all(self.there(entry.table) for entry in self.entries):
+                    raise
             else:
                 return

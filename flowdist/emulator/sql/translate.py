@@ -56,6 +56,12 @@ class Plan:
     """The name of the target inside the statement, as an identifier."""
     actions: tuple[str, ...] = ()
     """What a MERGE may do, in the order of its answer."""
+    joined: str = ""
+    """A query of how many target rows an UPDATE with sources changes and how many of them several
+    source rows match; of a MERGE, how many it would update that another source row matches too.
+    """
+    joined_parameters: int = 0
+    """How many of the parameters ``joined`` has: the first ones."""
     overwrite: bool = False
     reads: tuple[TableInfo, ...] = ()
     """The tables and views that are read, besides the target."""
@@ -333,6 +339,8 @@ class Statement:
             target=info,
             affected=affected,
             affected_parameters=count,
+            joined=_joined(info, name, sources, where) if sources else "",
+            joined_parameters=count,
             changes_key=info.hybrid and bool(keys & assigned),
             alias=_identifier(name),
         )
@@ -401,8 +409,14 @@ class Statement:
         outer = Scope(None, [source])
         scope.sources.append(source)
         on = duck(self.visit(node.args["on"], scope))
+        given = node.args["whens"].expressions
+        heads = [self.head(when, scope) for when in given if when.args.get("matched")]
+        count = len(self.binder.parameters)
+        heads += [self.head(when, outer) for when in given if not when.args.get("matched")]
+        given = sorted(given, key=lambda when: not when.args.get("matched"))
         whens = [
-            self.when(when, info, name, scope, outer) for when in node.args["whens"].expressions
+            f"{head} {self.then(when, info, name, scope, outer)}"
+            for when, head in zip(given, heads, strict=True)
         ]
         text = (
             f"MERGE INTO {info.physical} AS {_identifier(name)} USING {duck(item)} ON {on} "
@@ -410,24 +424,40 @@ class Statement:
         )
         done = {word for when in whens for word in _ACTIONS if f"THEN {word}" in when}
         actions = tuple(word for word in _ACTIONS if word in done)
-        return _plan(self.binder, text, Kind.MERGE, target=info, actions=actions)
+        branches = [
+            f"WHEN TRUE{head.removeprefix('WHEN MATCHED')} '{when.args['then'].key}'"
+            for when, head in zip(given, heads, strict=True)
+            if when.args.get("matched")
+        ]
+        joined = _twice(info, name, f"{duck(item)} ON {on}", branches) if branches else ""
+        return _plan(
+            self.binder,
+            text,
+            Kind.MERGE,
+            target=info,
+            actions=actions,
+            joined=joined,
+            joined_parameters=count,
+        )
 
-    def when(self, node: exp.Expr, info: TableInfo, name: str, scope: Scope, outer: Scope) -> str:
-        """A WHEN of a MERGE."""
-        matched = bool(node.args.get("matched"))
-        inner = scope if matched else outer
-        condition = node.args.get("condition")
-        extra = f" AND {duck(self.visit(condition, inner))}" if condition is not None else ""
-        head = f"WHEN {'' if matched else 'NOT '}MATCHED{extra} THEN"
-        then = node.args["then"]
+    def head(self, node: exp.Expr, scope: Scope) -> str:
+        """When a WHEN of a MERGE applies."""
         if node.args.get("source"):
             raise unsupported(node.sql("snowflake"))
+        condition = node.args.get("condition")
+        extra = f" AND {duck(self.visit(condition, scope))}" if condition is not None else ""
+        return f"WHEN {'' if node.args.get('matched') else 'NOT '}MATCHED{extra} THEN"
+
+    def then(self, node: exp.Expr, info: TableInfo, name: str, scope: Scope, outer: Scope) -> str:
+        """What a WHEN of a MERGE does."""
+        matched = bool(node.args.get("matched"))
+        then = node.args["then"]
         if isinstance(then, exp.Var) and then.name.upper() == "DELETE" and matched:
-            return f"{head} DELETE"
+            return "DELETE"
         if isinstance(then, exp.Update) and matched:
-            return f"{head} UPDATE SET {self.assigned(then, info, name, scope)}"
+            return f"UPDATE SET {self.assigned(then, info, name, scope)}"
         if isinstance(then, exp.Insert) and not matched:
-            return f"{head} {self.merged(then, info, outer)}"
+            return self.merged(then, info, outer)
         raise unsupported(node.sql("snowflake"))
 
     def assigned(self, node: exp.Update, info: TableInfo, name: str, scope: Scope) -> str:
@@ -466,6 +496,23 @@ class Statement:
         cells += [to.store(self.default(column), column.type) for column in rest]
         all_names = ", ".join(_identifier(c.name) for c in [*columns, *rest])
         return f"INSERT ({all_names}) VALUES ({', '.join(duck(cell) for cell in cells)})"
+
+
+def _joined(info: TableInfo, name: str, sources: str, where: str) -> str:
+    alias = _identifier(name)
+    return (
+        "SELECT count(*), count_if(n > 1) FROM (SELECT count(*) AS n "
+        f"FROM {info.physical} AS {alias}, {sources}{where} GROUP BY {alias}.rowid)"
+    )
+
+
+def _twice(info: TableInfo, name: str, source: str, branches: list[str]) -> str:
+    return (
+        "SELECT count(*) FROM (SELECT count_if(a = 'update') AS updates, count(a) AS n FROM "
+        f"(SELECT {_identifier(name)}.rowid AS r, CASE {' '.join(branches)} END AS a "
+        f"FROM {info.physical} AS {_identifier(name)} JOIN {source}) GROUP BY r) "
+        "WHERE updates > 0 AND n > 1"
+    )
 
 
 def _source(info: TableInfo, name: str) -> Source:

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flowdist.emulator.errors import unsupported
+from flowdist.emulator.errors import SqlError, unsupported
 from flowdist.emulator.result import Kind, Result
 from flowdist.emulator.sql.connection import Connection
 from flowdist.emulator.sql.failures import from_duckdb, is_conflict, is_duplicate
@@ -37,14 +37,33 @@ def execute(connection: Connection, plan: Plan, values: list[Any]) -> Result:
     if plan.overwrite:
         assert plan.target is not None
         connection.cursor.execute(f"DELETE FROM {plan.target.physical}")
+    joined = _joined(connection, plan, values)
     if plan.kind is Kind.MERGE:
         rows, _ = connection.fetch(f"{plan.sql} RETURNING merge_action", values)
         return merged(plan, rows)
-    return _counted(plan.kind, connection.count(plan.sql, values))
+    return _counted(plan.kind, connection.count(plan.sql, values), joined)
 
 
-def _counted(kind: Kind, number: int) -> Result:
-    return counts(kind, (number, 0) if kind is Kind.UPDATE else (number,))
+def _joined(connection: Connection, plan: Plan, values: list[Any]) -> tuple[int, int] | None:
+    """How many rows an UPDATE with sources changes, and how many of them several rows of the
+    sources match; SqlError where that is so of a row that a MERGE updates.
+    """
+    if not plan.joined:
+        return None
+    rows = connection.cursor.execute(
+        plan.joined, values[: plan.joined_parameters] or None
+    ).fetchall()
+    if plan.kind is Kind.UPDATE:
+        return rows[0]
+    if rows[0][0]:
+        raise SqlError(100090, "42P18", "Duplicate row detected during DML action")
+    return None
+
+
+def _counted(kind: Kind, number: int, joined: tuple[int, int] | None = None) -> Result:
+    if kind is Kind.UPDATE:
+        return counts(kind, joined or (number, 0))
+    return counts(kind, (number,))
 
 
 def merged(plan: Plan, rows: pa.Table) -> Result:
@@ -90,7 +109,7 @@ class Writer:
     def _locked(self) -> Result:
         seconds = float(self.context.session.parameter("LOCK_TIMEOUT"))
         if not self.table.temporary:
-            self.locks.lock_table(self.table.name, self.owner, seconds, self.context.query.check)
+            self.locks.lock_table(self.table.locked, self.owner, seconds, self.context.query.check)
         if self.transaction is not None:
             return self._rerunnable(self.transaction)
         try:
@@ -111,7 +130,7 @@ class Writer:
 
     def _inserted(self) -> Result:
         if not self.table.temporary:
-            self.locks.hold(self.table.name, [inserting(self.owner)], self.owner)
+            self.locks.hold(self.table.locked, [inserting(self.owner)], self.owner)
         if self.transaction is not None:
             return self._appended(self.transaction)
         try:
@@ -141,7 +160,7 @@ class Writer:
 
     def _committed(self) -> Result:
         request = "" if self.table.temporary else self.context.query.request_id
-        several = bool(request) or self.plan.overwrite
+        several = bool(request or self.plan.overwrite or self.plan.joined)
         cursor = self.connection.cursor
         if several:
             cursor.execute("BEGIN")
@@ -198,15 +217,15 @@ class Writer:
             if isinstance(outcome, Result):
                 return outcome
             self.engine.abort_idle(outcome)
-            self.locks.wait_for(outcome, self.owner, deadline, seconds, self.table.name, check)
+            self.locks.wait_for(outcome, self.owner, deadline, seconds, self.table.locked, check)
 
     def _attempt(self) -> Result | set[Owner]:
         """Run the statement, or say who is in its way. Nobody else writes meanwhile."""
         if self.transaction is not None:
             self._fresh(self.transaction)
-        contended = self.locks.contended(self.table.name, self.owner)
+        contended = self.locks.contended(self.table.locked, self.owner)
         if contended and self.plan.affected:
-            blockers = self.locks.holders(self.table.name, self._affected(), self.owner)
+            blockers = self.locks.holders(self.table.locked, self._affected(), self.owner)
             if blockers:
                 return blockers
         try:
@@ -232,11 +251,11 @@ class Writer:
     def _in_the_way(self, error: duckdb.Error) -> set[Owner]:
         """Who has caused an error of DuckDB's: another transaction that is still open."""
         if is_conflict(error):
-            return self.locks.holders(self.table.name, None, self.owner)
+            return self.locks.holders(self.table.locked, None, self.owner)
         if not is_duplicate(error):
             return set()
         return self.locks.holders_of(
-            self.table.name, lambda key: self._quoted(key, str(error)), self.owner
+            self.table.locked, lambda key: self._quoted(key, str(error)), self.owner
         )
 
     def _quoted(self, key: Key, text: str) -> bool:
@@ -263,7 +282,7 @@ class Writer:
         cursor.execute("BEGIN")
         try:
             rows, result = self._returning()
-            blockers = self.locks.holders(self.table.name, self._keys(rows), self.owner)
+            blockers = self.locks.holders(self.table.locked, self._keys(rows), self.owner)
             if blockers:
                 cursor.execute("ROLLBACK")
                 return blockers
@@ -286,11 +305,11 @@ class Writer:
             old, _ = self.connection.fetch(self.plan.affected, values)
         rows, result = self._returning()
         keys = self._keys(rows) + (self._keys(old) if old is not None else [])
-        blockers = self.locks.holders(self.table.name, keys, self.owner)
+        blockers = self.locks.holders(self.table.locked, keys, self.owner)
         if blockers:
             transaction.renew(self.connection.cursor, self.engine.commits)
             return blockers
-        self.locks.hold(self.table.name, keys, self.owner)
+        self.locks.hold(self.table.locked, keys, self.owner)
         removed = rows.select(list(self.table.primary_key))
         if old is not None:
             removed = pa.concat_tables([removed, old.select(removed.column_names)])
@@ -306,12 +325,13 @@ class Writer:
     def _returning(self) -> tuple[pa.Table, Result]:
         """Run, and get the rows that have changed."""
         plan = self.plan
+        joined = _joined(self.connection, plan, self.values)
         if plan.kind is Kind.MERGE:
             rows, _ = self.connection.fetch(f"{plan.sql} RETURNING merge_action, *", self.values)
             return rows, merged(plan, rows)
         star = f"{plan.alias}.*" if plan.alias else "*"
         rows, _ = self.connection.fetch(f"{plan.sql} RETURNING {star}", self.values)
-        return rows, _counted(plan.kind, rows.num_rows)
+        return rows, _counted(plan.kind, rows.num_rows, joined)
 
     def _keys(self, rows: pa.Table) -> list[Key]:
         """Rows as locks name them: by primary key, and by each unique constraint."""

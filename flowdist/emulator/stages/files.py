@@ -22,6 +22,7 @@ from flowdist.emulator.names import FullName, fold
 from flowdist.emulator.session import Session
 from flowdist.emulator.stages.index import Index, Known
 from flowdist.emulator.stages.passes import Passes, new_key
+from flowdist.emulator.stages.resent import Resent
 from flowdist.emulator.stages.store import StageStore, UnsafePath, safe_path
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class StageFiles:
             key = new_key()
             account.catalog.keep("stage_key", key)
         self.passes = Passes(key, account.clock.time)
+        self.resent = Resent()
         self._lock = threading.Lock()
         self._stores: dict[int, StageStore] = {}
         self._temporary: dict[tuple[int, FullName], Object] = {}
@@ -151,6 +153,7 @@ class StageFiles:
 
     def forget(self, session: Session) -> None:
         """Remove the temporary stages of a session that has ended."""
+        self.resent.forget(session.id)
         for stage in self.temporary(session):
             self.drop(stage)
 

@@ -65,6 +65,13 @@ def current_statement(context: Context) -> str:
     return context.query.text
 
 
+@scalar("CURRENT_TRANSACTION")
+def current_transaction(context: Context) -> str | None:
+    """The id of the open transaction, if one is open."""
+    transaction = context.account.engine.connection(context.session).transaction
+    return None if transaction is None else str(transaction.id)
+
+
 @scalar("CURRENT_USER")
 def current_user(context: Context) -> str:
     """The user, or the service that has signed in."""

@@ -282,9 +282,7 @@ def pool_status(context: Context, name: str) -> str:
     context.account.access.require_any(context.session, ("MONITOR", "OWNERSHIP"), pool)
     with context.account.compute.store.lock:
         figures = context.account.compute.pools.figures(pool)
-    return json.dumps(
-        {"status": figures.state, "message": figures.message}, separators=(",", ":")
-    )
+    return json.dumps({"status": figures.state, "message": figures.message}, separators=(",", ":"))
 
 
 @statement("SHOW", "COMPUTE", "POOL", "INSTANCE", "FAMILIES")

@@ -51,9 +51,7 @@ COLUMNS: Columns = (
 """Of DESCRIBE SERVICE; `spec` is there for the owner only."""
 
 
-def find_service(
-    context: Context, name: tuple[str, ...], verb: str, *privileges: str
-) -> Object:
+def find_service(context: Context, name: tuple[str, ...], verb: str, *privileges: str) -> Object:
     """The service of that name, for a session that has one of the privileges on it; `verb` is what
     cannot be done where the name is not full and the session has no schema.
     """

@@ -6,8 +6,8 @@ there (OVERWRITE = FALSE), which it asks the store about.
 
 Clients of connector 5.x speak S3's language over plain HTTP. Those of 4.x insist on TLS there, and
 get an address for each file, as on an account at Google: for a PUT they send the statement once
-more for each file to learn its address, and cannot know what is there. Then a file that is there
-stays as it is, and the client reports it as UPLOADED.
+more for each file to learn its address (`stages.resent`), and cannot know what is there. Then a
+file that is there stays as it is, and the client reports it as UPLOADED.
 """
 
 from __future__ import annotations
@@ -294,6 +294,7 @@ def _upload_info(
 ) -> dict[str, Any]:
     if _speaks_s3(context.session):
         return _s3(context, stage, folder, write=True)
+    context.account.files.resent.note(context.session.id, context.query.text)
     path = _safe(folder + posixpath.basename(source))
     leave = context.account.files.passes.issue(
         stage.id, path, write=True, exact=True, overwrite=overwrite
@@ -333,7 +334,10 @@ def _s3(context: Context, stage: Object, folder: str, *, write: bool) -> dict[st
 
 
 def _google(context: Context, stage: Object, folder: str, url: str | None) -> dict[str, Any]:
-    return {**_stage_info("GCS", stage, folder), "presignedUrl": url}
+    # A client that has got no address for a file makes one up at this end point, by TLS, which
+    # fails at once; by default it would be at Google's.
+    end_point = context.account.url.partition("://")[2]
+    return {**_stage_info("GCS", stage, folder), "presignedUrl": url, "endPoint": end_point}
 
 
 def _stage_info(kind: str, stage: Object, folder: str) -> dict[str, Any]:
