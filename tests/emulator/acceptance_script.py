@@ -4,7 +4,7 @@ Runs under whatever interpreter has a snowflake-connector-python, 4.x and 5.x al
 itself (see test_acceptance.py). Prints one JSON object; fails with a traceback.
 
     python acceptance_script.py CONNECTION.json WORK-DIRECTORY
-    (acceptance.work has an image repository `images`, and in it python:latest, which is Python)
+    (acceptance.lab has an image repository `images`, and in it python:latest, which is Python)
     python acceptance_script.py claim CONNECTION.json WORKER    # one of the processes that claim
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import snowflake.connector
 
-PLACE = {"database": "ACCEPTANCE", "schema": "WORK", "role": "ACCOUNTADMIN"}
+PLACE = {"database": "ACCEPTANCE", "schema": "LAB", "role": "ACCOUNTADMIN"}
 REPLICAS, ROWS, CLAIMANTS = 20, 5000, 8
 LEAVES, HUBS = 81, 3  # 1 root + 3 hubs + 243 leaves + 3 joins: 250 tasks
 
@@ -50,7 +50,7 @@ SPECIFICATION = """
 spec:
   containers:
   - name: main
-    image: /acceptance/work/images/python:latest
+    image: /acceptance/lab/images/python:latest
     args: ["-c", "import runpy; runpy.run_path('/stage/code/worker.py')"]
     volumeMounts: [{name: stage, mountPath: /stage}]
     resources:
@@ -58,13 +58,13 @@ spec:
   volumes:
   - name: stage
     source: stage
-    stageConfig: {name: "@acceptance.work.files"}
+    stageConfig: {name: "@acceptance.lab.files"}
 """
 
 
 SETUP = """
 USE ROLE ACCOUNTADMIN;
-USE SCHEMA acceptance.work;
+USE SCHEMA acceptance.lab;
 CREATE COMPUTE POOL acceptance_pool MIN_NODES = 4 MAX_NODES = 4 INSTANCE_FAMILY = CPU_X64_XS;
 CREATE STAGE files ENCRYPTION = (TYPE = 'SNOWFLAKE_SSE') DIRECTORY = (ENABLE = TRUE);
 CREATE HYBRID TABLE replicas (id INT PRIMARY KEY, total NUMBER(38,0), who VARCHAR);
@@ -151,7 +151,7 @@ def run_graph(cursor: Any) -> dict[str, Any]:
                WHERE name != 'FINISH';
            END;"""
     )
-    cursor.execute("SELECT SYSTEM$TASK_DEPENDENTS_ENABLE('acceptance.work.root')")
+    cursor.execute("SELECT SYSTEM$TASK_DEPENDENTS_ENABLE('acceptance.lab.root')")
     cursor.execute("ALTER TASK finish RESUME") if suspended(cursor, "FINISH") else None
     made = time.monotonic() - begun
     cursor.execute("EXECUTE TASK root")

@@ -30,9 +30,9 @@ def test_a_session_from_signing_in_to_the_results(
     with Emulator() as emulator:
         with emulator.connect(role="ACCOUNTADMIN") as connection:
             connection.execute_string(
-                "CREATE DATABASE acceptance; CREATE SCHEMA work; CREATE IMAGE REPOSITORY images"
+                "CREATE DATABASE acceptance; CREATE SCHEMA lab; CREATE IMAGE REPOSITORY images"
             )
-        emulator.push_image("/acceptance/work/images/python:latest", entrypoint=[python])
+        emulator.push_image("/acceptance/lab/images/python:latest", entrypoint=[python])
         path = tmp_path / "connection.json"
         path.write_text(json.dumps(emulator.connection_parameters()))
         path.chmod(0o600)

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -43,7 +44,7 @@ BEGUN_AFTER = 10.0
 """Seconds within which a shim that was started has surely taken its lock."""
 
 
-class ShimRuntime:
+class ShimRuntime(ABC):
     """A runtime by shims; what a shim is to run is :meth:`prepare`'s to say."""
 
     def __init__(self) -> None:
@@ -51,10 +52,11 @@ class ShimRuntime:
         self._shims: dict[Path, subprocess.Popen[bytes]] = {}
         """Of this server, to be reaped."""
 
+    @abstractmethod
     def prepare(self, launch: Launch) -> dict[str, Any]:
         """The contents of launch.json, as the shim reads it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clean(self, directory: Path) -> None:
         """End what a shim that was killed has left behind."""
 
