@@ -21,7 +21,7 @@ import threading
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
@@ -126,10 +126,17 @@ def _cached(function: Any, maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize, typed)(function)
 
 
+def _reduce_code(code: CodeType) -> Any:
+    """Code with the name of its file, which tracebacks show; cloudpickle may replace it."""
+    rebuild, parts = cloudpickle.CloudPickler.dispatch_table[CodeType](code)
+    return rebuild, tuple(code.co_filename if p == "<dynamic-code>" else p for p in parts)
+
+
 class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
     # A table of our own: the one of CloudPickler is shared by all who pickle in this process.
     dispatch_table: ClassVar[Any] = ChainMap(
-        {CachedFunction: _reduce_cached}, cloudpickle.CloudPickler.dispatch_table
+        {CachedFunction: _reduce_cached, CodeType: _reduce_code},
+        cloudpickle.CloudPickler.dispatch_table,
     )
 
 

@@ -65,7 +65,7 @@ class Emulator:
             extra ``emulator`` is missing.
         BackendError: it does not start, or does not answer.
 
-    >>> with Emulator() as emulator:                                         # doctest: +SKIP
+    >>> with Emulator() as emulator:
     ...     with emulator.connect() as connection:
     ...         connection.cursor().execute("SELECT CURRENT_ROLE()").fetchone()
     ('FLOWDIST_ROLE',)
