@@ -20,6 +20,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ("rows.py", ["--case", "one_ms", "--contender", "hand", "--contender", "flowdist"]),
         ("scale.py", []),
         ("slurm.py", ["--case", "status"]),
+        ("emulator.py", ["--case", "start"]),
     ],
 )
 def test_a_benchmark_runs_and_prints_its_numbers(program: str, options: list[str]) -> None:
