@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -43,6 +46,20 @@ def verdict_table(verdicts: Sequence[Verdict], title: str) -> Table:
     for v in verdicts:
         table.add_row(v.what, v.budget, v.measured, f"[{'green' if v.kept else 'red'}]{v.word}[/]")
     return table
+
+
+def start_together(processes: Sequence[subprocess.Popen[str]]) -> list[Any]:
+    """What each process prints last, read as JSON, once all were ready and were let go at the same
+    moment: each prints a line when it is ready, waits for a line, and then works.
+    """
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [json.loads(process.communicate()[0]) for process in processes]
 
 
 def count_files(directory: Path) -> int:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _measure import Verdict, count_files, open_console, verdict_table
+from _measure import Verdict, count_files, open_console, start_together, verdict_table
 from rich.table import Table
 
 from flowdist.store import DirectoryStore
@@ -134,14 +134,7 @@ def measure(found: Found) -> None:
             )
             for place in range(PROCESSES)
         ]
-        for process in processes:
-            assert process.stdout is not None
-            process.stdout.readline()
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        told = [json.loads(process.communicate()[0]) for process in processes]
+        told = start_together(processes)
         claimed = sorted(
             chunk for one in told for first, stop in one["ranges"] for chunk in range(first, stop)
         )

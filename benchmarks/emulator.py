@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _measure import Verdict, open_console, verdict_table
+from _measure import Verdict, open_console, start_together, verdict_table
 from rich.table import Table
 
 # The connector would ask for credentials of a cloud, and wait for an answer.
@@ -100,14 +100,7 @@ def clients(
             )
             for i in range(number)
         ]
-        for process in processes:
-            assert process.stdout is not None
-            process.stdout.readline()
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        told = [json.loads(process.communicate()[0]) for process in processes]
+        told = start_together(processes)
     claimed = [row for one in told for row in one["claimed"]]
     return max(t["ended"] for t in told) - min(t["begun"] for t in told), claimed
 
