@@ -14,39 +14,50 @@ import flowdist
 REPOSITORY = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("FLOWDIST_ROOT", raising=False)
-    return tmp_path
-
-
-def flowdist_command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def flowdist_command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "FLOWDIST_ROOT"}
+    done = subprocess.run(
         [sys.executable, "-m", "flowdist.cli", *words],
         capture_output=True,
         text=True,
-        env={**os.environ, "COLUMNS": "100"},
+        cwd=cwd,
+        env={**environment, "COLUMNS": "100"},
         check=False,
     )
-
-
-def test_the_demo_goes_from_plan_to_table(here: Path) -> None:
-    done = flowdist_command("demo")
-
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def run_example(name: str, *words: str, cwd: Path) -> flowdist.Run:
+    """`flowdist run` with an example; the run that it made."""
+    path = str(REPOSITORY / "examples" / f"{name}.py")
+    flowdist_command("run", path, *(words or ("--on", "laptop")), cwd=cwd)
+    return flowdist.runs(cwd / ".flowdist" / "runs")[0]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, flowdist.Run]:
+    """What the demo prints, and its run."""
+    here = tmp_path_factory.mktemp("demo")
+    done = flowdist_command("demo", cwd=here)
+    (run,) = flowdist.runs(here / ".flowdist" / "runs")
+    return done.stdout, run
+
+
+def test_the_demo_goes_from_plan_to_table(demo: tuple[str, flowdist.Run]) -> None:
+    printed, run = demo
+
     for shown in ("The plan", "4,037", "done", "ExpressJet Airlines Inc.", "best", "worst"):
-        assert shown in done.stdout
-    (run,) = flowdist.runs()
-    assert str(run.directory.relative_to(here)) in done.stdout
-    assert "flowdist collect last -o flights.parquet" in done.stdout
+        assert shown in printed
+    assert str(run.directory.relative_to(run.directory.parents[2])) in printed
+    assert "flowdist collect last -o flights.parquet" in printed
 
 
-def test_the_demos_figures_are_those_of_the_flights(here: Path) -> None:
-    flowdist_command("demo")
+def test_the_demos_figures_are_those_of_the_flights(demo: tuple[str, flowdist.Run]) -> None:
+    run = demo[1]
 
-    (run,) = flowdist.runs()
     table, carriers = run.collect(), run.table("carriers")
+    assert len(table) == 4037
     assert (table["train"] + table["test"]).sum() == 327_346  # the flights that arrived
     scored = table.dropna(subset=["score.value"])
     assert carriers["flights"].sum() == scored["test"].sum()
@@ -55,30 +66,23 @@ def test_the_demos_figures_are_those_of_the_flights(here: Path) -> None:
     assert model.per_minute_late == scored["fit.per_minute_late"].iloc[0]
 
 
-@pytest.mark.parametrize(
-    ("example", "rows"),
-    [("flights", 4037), ("coverage_simulation", 60), ("script_stage", 6), ("sweep", 300)],
-)
-def test_every_example_runs_from_the_command_line(here: Path, example: str, rows: int) -> None:
-    done = flowdist_command("run", str(REPOSITORY / "examples" / f"{example}.py"), "--on", "laptop")
-
-    assert done.returncode == 0, done.stderr
-    (run,) = flowdist.runs()
-    assert len(run.collect()) == rows
+# The flights are run from the command line in tests/slurm/test_examples_lab.py.
+@pytest.mark.parametrize(("example", "rows"), [("script_stage", 6), ("sweep", 300)])
+def test_every_example_runs_from_the_command_line(tmp_path: Path, example: str, rows: int) -> None:
+    assert len(run_example(example, cwd=tmp_path).collect()) == rows
 
 
-def test_the_simulation_is_the_same_on_another_plan(here: Path) -> None:
-    path = str(REPOSITORY / "examples" / "coverage_simulation.py")
-    flowdist_command("run", path, "--on", "laptop")
-    flowdist_command("run", path, "--on", "small", "--set", "rows_per_chunk=7")
+def test_the_simulation_is_the_same_on_another_plan(tmp_path: Path) -> None:
+    first = run_example("coverage_simulation", cwd=tmp_path).collect()
+    again = ("--on", "small", "--set", "rows_per_chunk=7")
+    second = run_example("coverage_simulation", *again, cwd=tmp_path).collect()
 
-    second, first = flowdist.runs()
-    assert first.collect().equals(second.collect())
+    assert len(first) == 60
+    assert first.equals(second)
 
 
-def test_the_script_knows_its_kepler(here: Path) -> None:
-    flowdist_command("run", str(REPOSITORY / "examples" / "script_stage.py"))
+def test_the_script_knows_its_kepler(tmp_path: Path) -> None:
+    table = run_example("script_stage", cwd=tmp_path).collect().set_index("planet")
 
-    table = flowdist.runs()[0].collect().set_index("planet")
     assert table.loc["Earth", "orbit.years"] == 1.0
     assert table.loc["Jupiter", "days.value"] == pytest.approx(4333, rel=0.01)

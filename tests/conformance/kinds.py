@@ -22,7 +22,7 @@ class Kind:
     plan: Callable[..., Plan]
     job_processes: Callable[[Run], list[psutil.Process]]
     # How often processes are killed at random; fewer where a round takes longer.
-    rounds: int = 30
+    rounds: int = 20
     # Whether it needs the SLURM cluster.
     cluster: bool = False
 

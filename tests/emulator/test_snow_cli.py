@@ -13,7 +13,8 @@ import pytest
 
 from flowdist.emulator import Emulator
 
-SNOW = Path(__file__).parents[2] / ".venv-snow" / "bin" / "snow"
+PYTHON = Path(__file__).parents[2] / ".venv-snow" / "bin" / "python"
+SERVER = Path(__file__).with_name("snow_server.py")
 Snow = Callable[..., Any]
 
 SPECIFICATION = """
@@ -31,9 +32,9 @@ spec:
 @pytest.fixture(scope="module")
 def snow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snow]:
     """Calls `snow ...` on an emulator of its own; gives what it prints, read as JSON."""
-    if not SNOW.exists():
+    if not PYTHON.exists():
         if os.environ.get("CI", "") not in ("", "0", "false"):
-            pytest.fail(f"{SNOW} is missing: make test installs it", pytrace=False)
+            pytest.fail(f"{PYTHON} is missing: make test installs it", pytrace=False)
         pytest.skip("no snow command: make test installs one into .venv-snow")
     home = tmp_path_factory.mktemp("snow")
     with Emulator() as emulator:
@@ -53,26 +54,27 @@ def snow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snow]:
                 connection.cursor().execute(sql)
         emulator.push_image("/flowdist/public/images/shell:1", entrypoint=["sh"])
 
-        def run(*words: str, as_json: bool = True) -> Any:
-            done = subprocess.run(
-                [
-                    str(SNOW),
-                    "--config-file",
-                    str(config),
-                    *words,
-                    "--connection",
-                    "here",
-                    *(["--format", "JSON"] if as_json else []),
-                ],
-                capture_output=True,
-                text=True,
-                env={**os.environ, "HOME": str(home), "SNOWFLAKE_HOME": str(home)},
-                cwd=home,
-            )
-            assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-            return json.loads(done.stdout) if as_json else done.stdout
+        with subprocess.Popen(
+            [PYTHON, SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HOME": str(home), "SNOWFLAKE_HOME": str(home)},
+            cwd=home,
+        ) as server:
 
-        yield run
+            def run(*words: str, as_json: bool = True) -> Any:
+                given = ["--config-file", str(config), *words, "--connection", "here"]
+                given += ["--format", "JSON"] if as_json else []
+                assert server.stdin is not None
+                assert server.stdout is not None
+                server.stdin.write(json.dumps(given) + "\n")
+                server.stdin.flush()
+                done = json.loads(server.stdout.readline())
+                assert done["code"] == 0, f"{done['stdout']}\n{done['stderr']}"
+                return json.loads(done["stdout"]) if as_json else done["stdout"]
+
+            yield run
 
 
 def test_statements_of_sql(snow: Snow) -> None:

@@ -24,7 +24,7 @@ def small_disk(lab: Lab, tmp_path: Path) -> Iterator[Path]:
     """A disk of 12 MiB that the nodes see."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if lab.script is None:
+    if lab.place is None:
         pytest.skip("a small disk can only be made for the nodes of the lab")
     command("mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk))
     try:
