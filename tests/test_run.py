@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import subprocess
@@ -658,3 +659,27 @@ def test_rows_that_never_ran_are_not_dropped_with_those_that_failed() -> None:
     with pytest.raises(RunIncomplete, match="have no result"):
         run.collect(errors="drop")
     assert len(run.collect(errors="drop", partial=True)) == 0
+
+
+def test_stages_that_do_not_use_pandas_run_without_it(tmp_path: Path) -> None:
+    def plain(x: int) -> dict[str, object]:
+        return {"there": "pandas" in sys.modules, "x": [x], "at": datetime.date(2013, 1, x + 1)}
+
+    run = flow(param_grid(x=[0, 1])).stage("f", plain)
+    run = run.distribute(local(root=tmp_path, workers=1)).submit().wait(60)
+
+    assert run.collect()["f.there"].tolist() == [False, False]
+
+
+def test_a_stage_that_imports_pandas_late_can_return_what_it_makes(tmp_path: Path) -> None:
+    def series(x: int) -> dict[str, object]:
+        import pandas as pd
+
+        frame = pd.DataFrame({"n": [x], "kind": pd.Categorical(["a"])})
+        return {"table": frame, "sum": frame["n"].sum(), "when": pd.Timestamp("2013-01-01")}
+
+    run = flow(param_grid(x=[0, 1, 2])).stage("f", series)
+    run = run.distribute(local(root=tmp_path, workers=1)).submit().wait(60)
+
+    assert run.table("f")["n"].tolist() == [0, 1, 2]
+    assert run.collect()["f.when"].iloc[0] == pd.Timestamp("2013-01-01")

@@ -39,6 +39,7 @@ from flowdist.store import RunFiles
 from flowdist.tables import map_table
 from flowdist.workers.carry import Carried, carried_stages
 from flowdist.workers.evaluate import Evaluator, Flushed
+from flowdist.workers.lean import defer_pandas
 from flowdist.workers.outputs import Cause
 
 # Memory that parent and workers share, four numbers a lane: position, stage, start, and the
@@ -117,6 +118,7 @@ def worker_main(
     """The body of a worker process, until it is told to end or its parent is gone."""
     for other in inherited:
         other.close()
+    defer_pandas()  # where this process was not forked off
     # What rows fork must not hold the pipe open: the parent would wait for the rest of a message
     # whose sender was killed.
     os.register_at_fork(after_in_child=pipe.close)

@@ -43,6 +43,7 @@ from flowdist.tables import in_layout_order, map_table
 from flowdist.workers.carry import index_carried
 from flowdist.workers.groups import prepare
 from flowdist.workers.job import Job, Limits, Outcome, Tally
+from flowdist.workers.lean import defer_pandas
 from flowdist.workers.pool import Pool
 from flowdist.workers.process import WorkerSetup
 from flowdist.workers.queue import DirectoryQueue
@@ -333,6 +334,7 @@ def job_main(
     """
     files, stop = RunFiles.at(directory), StopFlag()
     _log()
+    defer_pandas()
     with stop.on_signals():
         try:
             launch = Launch(files, attempt, stop, again, began)
@@ -358,6 +360,7 @@ def launch_main(directory: Path, attempt: int) -> int:
     """Run all jobs of a launch on this machine: rows first, then each reduce."""
     files, stop = RunFiles.at(directory), StopFlag()
     _log()
+    defer_pandas()
     me = psutil.Process()
     if max(files.attempts(), default=attempt) > attempt:
         logger.error("launch %d is not run: a later one exists", attempt)

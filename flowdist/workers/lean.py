@@ -1,0 +1,63 @@
+"""A job whose stages do not use pandas starts without it.
+
+pyarrow imports pandas, where it is installed, at its first conversion of anything, which takes
+longer than all else that a job does before its first row. Here that import is refused once, and
+pyarrow is told of pandas when somebody else imports it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import pyarrow as pa
+
+__all__ = ["defer_pandas"]
+
+
+class _Deferred:
+    """Finds pandas for whoever imports it, and then lets pyarrow know; it alone is refused."""
+
+    refusing = False
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "pandas":
+            return None
+        if self.refusing:
+            raise ImportError("pandas is imported when a stage wants it")
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_tell(module: ModuleType) -> None:
+                execute(module)
+                _tell_pyarrow()
+
+            spec.loader.exec_module = execute_and_tell  # type: ignore[method-assign]
+        return spec
+
+
+def _tell_pyarrow() -> None:
+    """Have pyarrow try again. It has no public name for that; where the private one is gone, it
+    finds pandas as it always did.
+    """
+    api = getattr(pa.lib, "_pandas_api", None)
+    _ = getattr(api, "pd", None)
+
+
+def defer_pandas() -> None:
+    """Keep pyarrow from importing pandas in this process, and those it forks, before others do."""
+    known = any(isinstance(finder, _Deferred) for finder in sys.meta_path)
+    if known or "pandas" in sys.modules or not hasattr(pa.lib, "_pandas_api"):
+        return
+    finder = _Deferred()
+    sys.meta_path.insert(0, finder)
+    finder.refusing = True
+    pa.array([])  # pyarrow tries to import pandas once
+    finder.refusing = False
