@@ -10,12 +10,10 @@ import json
 import os
 import sys
 import tempfile
-
-# What the console script `snow` calls.
-from snowflake.cli._app.__main__ import main  # type: ignore[import-not-found]
+from collections.abc import Callable
 
 
-def run(arguments: list[str], output: int, errors: int) -> None:
+def run(main: Callable[[], int | None], arguments: list[str], output: int, errors: int) -> None:
     os.dup2(output, 1)
     os.dup2(errors, 2)
     sys.argv = ["snow", *arguments]
@@ -30,14 +28,22 @@ def run(arguments: list[str], output: int, errors: int) -> None:
         os._exit(code)
 
 
-for line in sys.stdin:
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        child = os.fork()
-        if child == 0:
-            run(json.loads(line), output.fileno(), errors.fileno())
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        output.seek(0)
-        errors.seek(0)
-        said = {"code": code, "stdout": output.read(), "stderr": errors.read()}
-    sys.stdout.write(json.dumps(said) + "\n")
-    sys.stdout.flush()
+def serve() -> None:
+    # What the console script `snow` calls.
+    from snowflake.cli._app.__main__ import main  # type: ignore[import-not-found]
+
+    for line in sys.stdin:
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+            child = os.fork()
+            if child == 0:
+                run(main, json.loads(line), output.fileno(), errors.fileno())
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            output.seek(0)
+            errors.seek(0)
+            said = {"code": code, "stdout": output.read(), "stderr": errors.read()}
+        sys.stdout.write(json.dumps(said) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()
