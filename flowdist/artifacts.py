@@ -12,6 +12,7 @@ Where the files of a run lie, and writing them, is the store's business; see the
 from __future__ import annotations
 
 import builtins
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -281,6 +282,8 @@ class Artifact:
                 " read it through the run that wrote it"
             )
         file = Path(self.root, *relative.parts)
+        if not file.exists():
+            _bring(self.root, str(relative))
         try:
             return file.read_bytes(), str(file)
         except OSError as error:
@@ -291,6 +294,17 @@ class Artifact:
 
     def __repr__(self) -> str:
         return f"<Artifact {self.codec}, {_size(self.bytes)}, {self.path or 'inline'}>"
+
+
+def _bring(root: str, name: str) -> None:
+    """Let the backend of a run bring an artifact that lies elsewhere, as on a stage."""
+    from flowdist.backends.base import Handle, backend_named
+    from flowdist.store import RunFiles
+
+    files = RunFiles.at(root)
+    if files.path(files.RUN).is_file():
+        with contextlib.closing(backend_named(files.manifest()["plan"]["kind"])) as backend:
+            backend.fetch(Handle(files, 0, ()), name)
 
 
 def _size(n: float) -> str:

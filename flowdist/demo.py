@@ -1,15 +1,20 @@
-"""`flowdist demo`: the flights example, from plan to table, on this machine."""
+"""`flowdist demo`: the flights example, from plan to table, here or where a profile says.
+
+On the emulator of Snowflake it is `flowdist.demo_emulator`.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import math
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from flowdist.errors import RowsFailed, UsageError
+from flowdist.errors import RowsFailed, RunIncomplete, UsageError
 from flowdist.plan import profile
 
 if TYPE_CHECKING:
@@ -17,45 +22,98 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from flowdist.flow import Flow
     from flowdist.run import Run
 
 
-def main(console: Console, *, workers: int | None = None) -> int:
+def main(
+    console: Console,
+    *,
+    on: str = "laptop",
+    workers: int | None = None,
+    rows: int | None = None,
+    keep: bool = False,
+) -> int:
     """Run the demo and print what a run prints; 0 where every row ended well, else 1.
+
+    Args:
+        on: the profile; on "emulator" the flow runs on Snowflake's emulator, and here as well.
+        workers: how many processes, here.
+        rows: only so many aircraft.
+        keep: leave the emulator and all runs as they are at the end.
 
     Raises:
         UsageError: the example or the package with its data is not installed.
     """
-    import pandas as pd
+    if on == "emulator":
+        from flowdist.demo_emulator import main as on_emulator
 
+        return on_emulator(console, rows=rows, keep=keep)
+    flow = demo_flow(console, rows).distribute(
+        profile(on, workers=workers) if workers else profile(on)
+    )
+    show_flow(console, flow)
+    run = play(console, flow)
+    if run is None:
+        return 1
+    console.print(run.status())
+    print_carriers(console, run)
+    _print_aircraft(console, run.collect())
+    _print_next(console, run)
+    return 0
+
+
+def demo_flow(console: Console, rows: int | None = None) -> Flow:
+    """The flights example, of `rows` aircraft where a number is given."""
     example = load_example("flights")
     console.print("Reading the 336,776 flights that left New York City in 2013", highlight=False)
     try:
-        flow = example.make_flow()
+        flow: Flow = example.make_flow()
     except SystemExit as missing:
         raise UsageError(str(missing)) from None
-    flow = flow.distribute(profile("laptop", workers=workers) if workers else profile("laptop"))
+    return flow if rows is None else replace(flow, grid=flow.grid.head(rows))
+
+
+def show_flow(console: Console, flow: Flow) -> None:
+    """The stages of the flow."""
     console.print("\n[bold]The flow[/bold]")
     for line in repr(flow).removeprefix("Flow(").removesuffix(")").split(" | "):
         console.print(f"  [cyan]{line}[/cyan]", highlight=False)
-    console.print("\n[bold]The plan[/bold]")
+
+
+def play(
+    console: Console,
+    flow: Flow,
+    what: str = "",
+    started: Callable[[Run], object] = lambda run: None,
+) -> Run | None:
+    """Plan, progress bar; the run, or None where rows have failed. `started` is told of the run as
+    soon as there is one.
+    """
+    of = f" {what}" if what else ""
+    console.print(f"\n[bold]The plan{of}[/bold]")
     console.print(flow.plan())
-    console.print("\n[bold]The run[/bold]")
-    run = flow.submit().watch(cancel_on_interrupt=True)
+    console.print(f"\n[bold]The run{of}[/bold]")
+    run = flow.submit()
+    started(run)
+    run.watch(cancel_on_interrupt=True)
     try:
-        table = run.collect()
-    except RowsFailed as failed:
+        run.collect()
+    except (RowsFailed, RunIncomplete) as failed:
         console.print(f"[red]{failed}[/red]")
-        return 1
-    console.print(run.status())
+        return None
+    return run
+
+
+def print_carriers(console: Console, run: Run) -> None:
+    """The table of the reduce."""
+    import pandas as pd
+
     carriers = run.table("carriers").sort_values("minutes_off")
     names = pd.read_csv(_data_directory() / "airlines.csv").set_index("carrier")["name"]
     carriers.insert(1, "name", carriers["carrier"].map(names))
     console.print("\n[bold]How far off the models are, by carrier[/bold]: a reduce\n")
-    console.print(_table(carriers.rename(columns={"minutes_off": "minutes off"})))
-    _print_aircraft(console, table)
-    _print_next(console, run)
-    return 0
+    console.print(frame(carriers.rename(columns={"minutes_off": "minutes off"})))
 
 
 def load_example(name: str) -> ModuleType:
@@ -87,9 +145,9 @@ def _print_aircraft(console: Console, table: pd.DataFrame) -> None:
     }
     columns = tested[list(shown)].rename(columns=shown)
     console.print("\n[bold]The aircraft that are predicted best[/bold]\n")
-    console.print(_table(columns.head(5)))
+    console.print(frame(columns.head(5)))
     console.print("\n[bold]and those that are predicted worst[/bold]\n")
-    console.print(_table(columns.tail(5)[::-1]))
+    console.print(frame(columns.tail(5)[::-1]))
 
 
 def _print_next(console: Console, run: Run) -> None:
@@ -108,12 +166,13 @@ def _print_next(console: Console, run: Run) -> None:
         )
 
 
-def _table(frame: pd.DataFrame) -> Table:
+def frame(shown: pd.DataFrame) -> Table:
+    """A frame as all tables are printed."""
     from flowdist.show import table
 
-    numbers = set(frame.select_dtypes("number").columns)
-    made = table(*((name, "right" if name in numbers else "left") for name in frame.columns))
-    for row in frame.itertuples(index=False):
+    numbers = set(shown.select_dtypes("number").columns)
+    made = table(*((name, "right" if name in numbers else "left") for name in shown.columns))
+    for row in shown.itertuples(index=False):
         made.add_row(*(_text(value) for value in row))
     return made
 

@@ -123,13 +123,21 @@ def explain(run: Run, clock: Clock | None = None) -> Explanation:
     view = _View(
         run, status, dict(run.files.beats(status.attempt)), (clock or SystemClock()).time()
     )
+    if status.state == "scheduled":
+        facts = list(_firings(view))
+        advice = [
+            Advice("see how they are", command(run, "runs --of")),
+            Advice("end it", command(run, "cancel")),
+        ]
+        return Explanation(run.id, status.state, _summary(view, ()), tuple(facts), tuple(advice))
     groups = [] if status.clean else error_groups(run)
     facts = [*_rows(view), *_errors(view, groups)]
     if not status.ended:
         facts += [*_in_work(view), *_waiting(view), *_jobs(view), *_silent(view)]
     remarks = run.remarks()
     facts += [Fact(remark.kind, remark.text, remark.data) for remark in remarks]
-    facts += [*_reduces(view), *_lost_workers(view), *_attempts(view), *_last_words(view)]
+    facts += [*_reduces(view), *_lost_workers(view), *_attempts(view), *_cost(view)]
+    facts += _last_words(view)
     advice = [*(Advice(r.advice) for r in remarks if r.advice), *_advice(view, facts)]
     return Explanation(
         status.id, status.state, _summary(view, remarks), tuple(facts), tuple(advice)
@@ -178,7 +186,7 @@ def command(run: Run, verb: str, *options: str) -> str:
     >>> command(run, "errors") == f"flowdist errors {run.id}"
     True
     """
-    words = ["flowdist", verb, run.id, *options]
+    words = ["flowdist", *verb.split(), run.id, *options]
     root = run.directory.parent
     if root != default_root():
         words += ["--root", str(root)]
@@ -220,6 +228,7 @@ def seconds_at_work(files: RunFiles, now: float | None = None) -> float:
     between a stop and a resume does not count.
     """
     last: Counter[int] = Counter()
+    created = float(files.manifest()["created"])
     for who, beat in files.beats():
         last[who.attempt] = max(last[who.attempt], int(1000 * float(beat["time"])))
     total = 0.0
@@ -229,7 +238,8 @@ def seconds_at_work(files: RunFiles, now: float | None = None) -> float:
         if intent is None:
             continue
         end = now if now is not None and attempt == attempts[-1] else last[attempt] / 1000
-        total += max(0.0, end - float(intent["time"]))
+        # A firing of a schedule has the intent of the run that was submitted.
+        total += max(0.0, end - max(float(intent["time"]), created))
     return total
 
 
@@ -283,6 +293,8 @@ def _summary(view: _View, remarks: Sequence[Remark]) -> str:
             "lost": "It is lost",
         }
         return f"{words[status.state]}: {status.reason}."
+    if status.state == "scheduled":
+        return f"It runs {status.reason}: its firings are runs of their own."
     if status.state == "pending":
         why = remarks[0].text if remarks else "its jobs were started and have not reported yet"
         return f"It {'waits to go on' if status.done else 'has not begun'}: {why}."
@@ -306,6 +318,13 @@ def _rows(view: _View) -> Iterator[Fact]:
     parts = [f"{s.ok:,} ok", f"{s.failed:,} failed"]
     parts += [f"{s.skipped:,} skipped"] if s.skipped else []
     yield Fact("rows", f"{s.done:,} of {_many(s.rows, 'row')} have ended: {', '.join(parts)}", data)
+
+
+def _firings(view: _View) -> Iterator[Fact]:
+    found = view.run.firings()
+    last = f"; the last one, {found[-1].id}, is {found[-1].status().state}" if found else ""
+    text = f"it has started {_many(len(found), 'run') if found else 'none'} so far{last}"
+    yield Fact("firings", text, {"firings": [run.id for run in found]})
 
 
 def _errors(view: _View, groups: Sequence[ErrorGroup]) -> Iterator[Fact]:
@@ -373,6 +392,7 @@ def _jobs(view: _View) -> Iterator[Fact]:
     pending, running, unknown = (jobs.get(s, 0) for s in ("pending", "running", "unknown"))
     # Those of the reduces come last by nature; they have a sentence of their own.
     pending = max(0, pending - len(view.reduces)) if running else pending
+    unknown -= min(unknown, len(view.reduces)) if view.status.waiting else 0
     data = {"pending": pending, "running": running}
     if pending and running:
         at_once = int(view.run.manifest["jobs_at_once"])
@@ -389,10 +409,11 @@ def _silent(view: _View) -> Iterator[Fact]:
     """Jobs at work that have not been heard of for long."""
     for who, beat in sorted(view.beats.items()):
         quiet = view.now - float(beat["time"])
+        said = "a worker of the pool" if who.visitor else f"job {who.job}"
         if beat["state"] == "running" and quiet > SILENCE_SECONDS:
             yield Fact(
                 "silent job",
-                f"job {who.job} on {beat['host']} was last heard of {roughly(quiet)} ago",
+                f"{said} on {beat['host']} was last heard of {roughly(quiet)} ago",
                 {"job": who.job, "host": beat["host"], "seconds": round(quiet, 1)},
             )
 
@@ -425,6 +446,17 @@ def _attempts(view: _View) -> Iterator[Fact]:
         times = view.status.attempt - 1
         text = f"it has been started again {'once' if times == 1 else f'{times} times'}"
         yield Fact("attempts", text, {"attempt": view.status.attempt})
+
+
+def _cost(view: _View) -> Iterator[Fact]:
+    """What the run has taken so far, where compute is paid for."""
+    from flowdist.usage import run_cost
+
+    cost = run_cost(view.run)
+    if cost is not None and cost.node_seconds:
+        so_far = "" if view.status.ended else " so far"
+        text = f"its jobs have taken {cost.text}{so_far}; nodes that start or idle come on top"
+        yield Fact("cost", text, cost.to_dict())
 
 
 def _last_words(view: _View) -> Iterator[Fact]:

@@ -72,6 +72,15 @@ def jobs_of(manifest: Mapping[str, Any], wanted: Iterable[int]) -> list[int]:
     return found + [int(phase["first_job"]) for phase in reduce_phases(manifest)]
 
 
+def is_template(manifest: Mapping[str, Any]) -> bool:
+    """Whether a run has a schedule, so that it is its firings that run.
+
+    >>> is_template({"plan": {"schedule": "60 MINUTES"}}), is_template({"plan": {}})
+    (True, False)
+    """
+    return bool(manifest["plan"].get("schedule")) and "template" not in manifest
+
+
 def job_count(manifest: Mapping[str, Any]) -> int:
     """How many jobs all phases have together."""
     return sum(int(phase["jobs"]) for phase in manifest["phases"])

@@ -17,13 +17,15 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict, Unpack
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from flowdist.errors import PlanError, nearest
+from flowdist.cost import Cost, Estimate
+from flowdist.errors import FlowdistError, PlanError, nearest
 from flowdist.machine import cores_available
 from flowdist.resources import (
     Resources,
     format_memory,
     format_time,
     parse_memory,
+    parse_time,
 )
 from flowdist.summary import PlanSummary, summarize
 
@@ -77,7 +79,15 @@ def _path(value: object) -> str:
     raise ValueError("a path, or None")
 
 
+def _seconds(value: object) -> int:
+    try:
+        return parse_time(value)  # type: ignore[arg-type]
+    except FlowdistError as error:
+        raise ValueError(str(error)) from None
+
+
 Count = Annotated[int, BeforeValidator(_count)]
+Seconds = Annotated[int, BeforeValidator(_seconds)]
 Columns = Annotated[tuple[str, ...], BeforeValidator(_columns)]
 PathText = Annotated[str, BeforeValidator(_path)]
 
@@ -101,6 +111,7 @@ class PlanOptions(TypedDict, total=False):
     threads_per_worker: int | None
     fail_fast: bool
     max_failures: int | None
+    time_budget: str | int | timedelta | None
 
 
 class Plan(BaseModel):
@@ -127,6 +138,8 @@ class Plan(BaseModel):
         fail_fast: stop the run at the first failed row.
         max_failures: stop the run once this many rows have failed; what is in work meanwhile may
             add to them.
+        time_budget: so long after its launch no row of the run is begun any more, as in "30min";
+            what is in work then is run to its end.
 
     Raises:
         PlanError: naming the field, the value and what is allowed.
@@ -144,6 +157,12 @@ class Plan(BaseModel):
     knows_jobs: ClassVar[bool] = False
     """Whether :meth:`default_jobs` is asked also where each group could have a job."""
 
+    takes_feeds: ClassVar[bool] = False
+    """Whether rows can be added to a run while its workers run."""
+
+    queues_elsewhere: ClassVar[bool] = False
+    """Whether chunks wait where the backend keeps them, and not in the run's directory."""
+
     kind: str
     by: Columns = ()
     rows_per_chunk: Count | None = None
@@ -157,6 +176,7 @@ class Plan(BaseModel):
     threads_per_worker: Count | None = None
     fail_fast: bool = False
     max_failures: Count | None = None
+    time_budget: Seconds | None = None
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -263,6 +283,22 @@ class Plan(BaseModel):
     def cautions(self, summary: PlanSummary) -> Iterable[str]:
         """What only this kind of plan has to warn of, over the grid that ``summary`` is about."""
         return ()
+
+    def estimate(self, summary: PlanSummary) -> Estimate | None:
+        """What the jobs are likely to take, where compute is paid for; None elsewhere."""
+        return None
+
+    def cost(self, lives: Iterable[tuple[float, float]]) -> Cost | None:
+        """What jobs have taken that lived from one moment to another, in seconds, where compute is
+        paid for; None elsewhere.
+        """
+        return None
+
+    def traces(self, run_id: str, launches: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+        """Where a run is to be seen in the world of its backend, by what it is, for its report;
+        ``launches`` is what the backend has written down of each.
+        """
+        return {}
 
     # What follows from the fields ----------------------------------------------------------------
 
@@ -415,6 +451,7 @@ class _Kinds(MutableMapping[str, type[Plan]]):
 
 
 _SLURM = "flowdist.backends.slurm.plans"
+_SPCS = "flowdist.backends.snowflake.plans"
 
 PLANS: MutableMapping[str, type[Plan]] = _Kinds(
     {
@@ -422,6 +459,9 @@ PLANS: MutableMapping[str, type[Plan]] = _Kinds(
         "slurm": f"{_SLURM}:Slurm",
         "slurm-queue": f"{_SLURM}:SlurmQueue",
         "slurm-allocation": f"{_SLURM}:SlurmAllocation",
+        "spcs-tasks": f"{_SPCS}:SpcsTasks",
+        "spcs-jobs": f"{_SPCS}:SpcsJobs",
+        "spcs-queue": f"{_SPCS}:SpcsQueue",
     }
 )
 """The kinds of plan by name; a backend's package adds its own."""

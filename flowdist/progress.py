@@ -207,6 +207,8 @@ def _rest(run: Run, status: Status) -> list[tuple[str, str]]:
         return [*said, (words, STATE_STYLE[status.state])]
     if status.state == "pending":
         return [*said, ("waiting to start", "yellow")]
+    if status.state == "scheduled":
+        return [*said, (f"runs {status.reason}", "cyan")]
     if status.rate:
         said.append((pace(status.rate), ""))
     if status.done == status.rows:

@@ -11,7 +11,7 @@ import html
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,10 @@ from flowdist.parts import STATUS
 from flowdist.phases import reduce_phases
 from flowdist.results import collect_rows, load_parts, row_states
 from flowdist.show_usage import usage_tables
-from flowdist.usage import run_usage
+from flowdist.usage import run_cost, run_usage
 
 if TYPE_CHECKING:
+    from flowdist.cost import Cost
     from flowdist.run import Run
     from flowdist.status import Status
     from flowdist.store import JobAttempt
@@ -71,6 +72,8 @@ class Report:
         errors: failed rows by stage and type; `example` is one of them with its traceback.
         slowest: number, parameters, seconds and status of the rows that took longest.
         row_seconds: smallest, middle and largest time of a row; None where no row has ended.
+        cost: what the jobs have taken; None where compute is not paid for.
+        traces: where the run is to be seen in the world of its backend, by what it is.
     """
 
     status: Status
@@ -84,6 +87,8 @@ class Report:
     example: Mapping[str, Any] | None
     slowest: Sequence[Mapping[str, Any]]
     row_seconds: tuple[float, float, float] | None
+    cost: Cost | None = None
+    traces: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -99,6 +104,8 @@ class Report:
             "example": self.example,
             "slowest": list(self.slowest),
             "row_seconds": self.row_seconds,
+            "cost": None if self.cost is None else self.cost.to_dict(),
+            "traces": dict(self.traces),
         }
 
 
@@ -139,6 +146,8 @@ def build_report(run: Run) -> Report:
         example=_example(run, groups[0].row) if groups else None,
         slowest=slowest,
         row_seconds=row_seconds,
+        cost=run_cost(run),
+        traces=_traces(run),
     )
 
 
@@ -148,6 +157,8 @@ def sections(report: Report) -> list[tuple[str, RenderableType]]:
         ("Summary", Group(show.status_table(report.status), *_took(report))),
         ("Plan", _plan_table(report.manifest)),
     ]
+    if report.traces:
+        found.append(("Where it ran", _traces_table(report.traces)))
     if report.jobs:
         left = f"{report.jobs_left_out:,} more jobs are not shown" if report.jobs_left_out else ""
         found.append(
@@ -187,7 +198,7 @@ def _jobs(run: Run) -> list[JobLine]:
 def _job(
     who: JobAttempt, beat: Mapping[str, Any], name: str | None, several: bool, *, live: bool
 ) -> JobLine:
-    said = name or str(who.job)
+    said = name or ("a worker of the pool" if who.visitor else str(who.job))
     # Who was killed had no chance to say so.
     killed = beat["state"] == "running" and not live
     return JobLine(
@@ -241,6 +252,13 @@ def _grid_rows(run: Run, rows: Sequence[int]) -> list[dict[str, Any]]:
     return found
 
 
+def _traces(run: Run) -> dict[str, str]:
+    from flowdist.plan import Plan
+
+    launches = (run.files.read_json(run.files.launch(n)) or {} for n in run.files.attempts())
+    return Plan.from_json(run.manifest["plan"]).traces(run.id, launches)
+
+
 def _example(run: Run, row: int) -> Mapping[str, Any] | None:
     from flowdist.results import error_rows
 
@@ -257,7 +275,16 @@ def _took(report: Report) -> list[RenderableType]:
     if report.row_seconds is not None:
         low, middle, high = (show.roughly_small(s) for s in report.row_seconds)
         grid.add_row("a row took", f"{low} to {high}, half of them at most {middle}")
+    if report.cost is not None:
+        grid.add_row("cost", report.cost.text)
     return [grid]
+
+
+def _traces_table(traces: Mapping[str, str]) -> RenderableType:
+    grid = show.facts_grid()
+    for what, value in traces.items():
+        grid.add_row(what, Text(value))
+    return grid
 
 
 def _plan_table(manifest: Mapping[str, Any]) -> RenderableType:
@@ -410,6 +437,8 @@ def _numbers(report: Report) -> list[tuple[str, str, str]]:
         word = "without a result" if status.ended else "to do"
         found.append((f"{status.waiting + status.running:,}", word, ""))
     found.append((roughly(report.took), "at work", ""))
+    if report.cost is not None and report.cost.node_seconds:
+        found.append((*report.cost.figure, ""))
     if report.row_seconds is not None:
         found.append((show.roughly_small(report.row_seconds[1]), "median row", ""))
     return found

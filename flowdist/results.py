@@ -209,7 +209,7 @@ def _read_table(files: RunFiles, rows: int, table: str, clashes: Clashes) -> pa.
         )
         tables = [record.empty_table()]
     else:
-        tables = _united([part for _, part in parts], clashes)
+        tables = united([part for _, part in parts], clashes)
     joined = pa.concat_tables(tables)
     numbers = joined.column("_row").to_numpy()
     if len(numbers) == rows and bool((numbers[1:] > numbers[:-1]).all()):
@@ -303,7 +303,7 @@ def _choose(
     return chosen
 
 
-def _united(tables: list[pa.Table], clashes: Clashes) -> list[pa.Table]:
+def united(tables: list[pa.Table], clashes: Clashes) -> list[pa.Table]:
     """The tables with one schema for all."""
     while True:
         schema = unify([t.schema for t in tables])

@@ -25,9 +25,9 @@ from flowdist.errors import (
     nearest,
 )
 from flowdist.parts import FAILED, MISSING
-from flowdist.phases import job_count, jobs_of, reduce_phases
+from flowdist.phases import is_template, job_count, jobs_of, reduce_phases
 from flowdist.settings import default_root
-from flowdist.status import Status, read_status
+from flowdist.status import Status, Throughput, read_status
 from flowdist.store import RUN_ID, RunFiles
 from flowdist.submission import plan_flow, relaunch, submit_flow
 
@@ -52,11 +52,13 @@ def submit(flow: Flow, *, name: str | None = None) -> Run:
     return Run(submit_flow(flow, name))
 
 
-def attach(run_id: str | Path, root: str | Path | None = None) -> Run:
+def attach(run_id: str | Path, root: str | Path | None = None, *, connection: Any = None) -> Run:
     """The run of that id, submitted by whatever process, on `root` (default: where runs go by
     default).
 
-    `run_id` may also be the path of the run's directory.
+    `run_id` may also be the path of the run's directory; or, for a run on Snowflake that another
+    machine has submitted, its place on the stage, ``@db.schema.stage/runs/ID``. Then `connection`
+    is what plans take, and what is there is mirrored in `root`.
 
     Raises:
         RunNotFound: there is none, naming the nearest ids.
@@ -67,9 +69,13 @@ def attach(run_id: str | Path, root: str | Path | None = None) -> Run:
     [1, 4]
     """
     text = str(run_id)
+    if text.startswith("@"):
+        from flowdist.backends.snowflake.attach import attach_run
+
+        return Run(attach_run(text, connection=connection, root=_root(root)))
     if "/" in text and (Path(text) / RunFiles.RUN).is_file():
         return Run(RunFiles.at(Path(text).absolute()))
-    base = Path(root).expanduser().absolute() if root is not None else default_root()
+    base = _root(root)
     if RUN_ID.fullmatch(text) and (base / text / RunFiles.RUN).is_file():
         return Run(RunFiles.at(base / text))
     known = [d.name for d in _run_directories(base)]
@@ -80,18 +86,28 @@ def attach(run_id: str | Path, root: str | Path | None = None) -> Run:
     )
 
 
-def runs(root: str | Path | None = None) -> list[Run]:
+def runs(root: str | Path | None = None, *, connection: Any = None) -> list[Run]:
     """All runs in `root` (default: where runs go by default), the latest first.
+
+    `root` may be a stage, ``@db.schema.stage``: then all runs there are mirrored where runs go by
+    default, over the `connection` that is given.
 
     >>> from flowdist import runs
     >>> isinstance(runs(), list)
     True
     """
-    base = Path(root).expanduser().absolute() if root is not None else default_root()
+    if str(root).startswith("@"):
+        from flowdist.backends.snowflake.attach import attach_runs
+
+        directories = [f.directory for f in attach_runs(str(root), connection=connection)]
+    else:
+        directories = _run_directories(_root(root))
     found = []
-    for directory in _run_directories(base):
+    for directory in directories:
         with contextlib.suppress(RunError):
-            found.append(Run(RunFiles.at(directory)))
+            run = Run(RunFiles.at(directory))
+            # What was fed to a run is part of that one.
+            found += [] if "fed" in run.manifest else [run]
     return sorted(found, key=lambda run: -float(run.manifest["created"]))
 
 
@@ -112,6 +128,7 @@ class Run:
         self.name: str = self.manifest["name"]
         self._clock = clock or SystemClock()
         self._states: tuple[int, dict[int, JobState]] = (0, {})
+        self._fed: dict[str, Run] = {}
 
     @property
     def directory(self) -> Path:
@@ -130,7 +147,27 @@ class Run:
     # -- watching ------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """How the run is now."""
+        """How the run is now, with all that was fed to it."""
+        own, fed = self._own_status(), self.feeds()
+        if not fed:
+            return own
+        from flowdist.feeds import combined
+
+        return combined(own, [one.status() for one in fed])
+
+    def throughput(self) -> Throughput:
+        """How fast rows are run: per minute, and how long the rest takes at that pace.
+
+        >>> from flowdist import flow, param_grid
+        >>> run = flow(param_grid(x=[1, 2])).stage("sq", lambda x: x * x).submit().wait()
+        >>> run.throughput().rows_left
+        0
+        """
+        status = self.status()
+        beats = [b for run in (self, *self.feeds()) for b in run._handle().beats.values()]
+        return Throughput.of(status, beats)
+
+    def _own_status(self) -> Status:
         while True:
             handle = self._handle()
             known = self._states[1] if self._states[0] == handle.attempt else {}
@@ -181,6 +218,11 @@ class Run:
             yield status
             if status.ended:
                 return
+            if status.state == "scheduled" and timeout is None:
+                raise RunError(
+                    f"run {self.id} runs {status.reason}, and does not end by "
+                    "itself; run.firings() are the runs that it has started, run.cancel() ends it"
+                )
             if deadline is not None and self._clock.monotonic() >= deadline:
                 raise WaitTimeout(
                     f"run {self.id} has not ended after {timeout:g} s ({status.done:,} of "
@@ -190,6 +232,19 @@ class Run:
             left = LONGEST_POLL if deadline is None else deadline - self._clock.monotonic()
             self._clock.sleep(max(0.0, min(pause, left)))
             pause = min(pause * POLL_GROWTH, LONGEST_POLL)
+
+    def firings(self) -> list[Run]:
+        """The runs that the schedule of this one has started so far, the first one first.
+
+        Each is a run like any other: it has a status, is collected, cancelled, resumed, deleted.
+
+        Raises:
+            RunError: it has no schedule.
+        """
+        if not is_template(self.manifest):
+            raise RunError(f"run {self.id} has no schedule; spcs_tasks(schedule=...) gives one")
+        found = self.backend.firings(self._handle())
+        return [Run(RunFiles.at(directory), self._clock) for directory in found]
 
     def explain(self) -> Explanation:
         """Why the run is not done: what it waits for, and what to do about it."""
@@ -262,14 +317,17 @@ class Run:
             RunIncomplete: rows have no result although the run has ended, and `partial` is False.
             TypeClash: undeclared outputs have types that no column holds together.
         """
-        from flowdist.results import collect_rows, shown_record, to_frame
+        from flowdist.feeds import collect_all, home_of
+        from flowdist.results import shown_record, to_frame
 
         self._check(as_, errors)
-        if not partial:
+        if partial:
+            self._fetch()
+        else:
             self._wait_for_end()
-        table = collect_rows(self.files, self.rows, clashes=clashes)
+        table = collect_all(self.files, clashes=clashes)
         table = self._without_failures(table, "rows", errors, partial=partial)
-        return to_frame(shown_record(table, keep=errors == "keep"), as_, str(self.directory))
+        return to_frame(shown_record(table, keep=errors == "keep"), as_, str(home_of(self.files)))
 
     def table(
         self, stage: str, as_: As = "pandas", errors: RowErrors = "raise"
@@ -286,7 +344,8 @@ class Run:
             RowsFailed: rows (or groups, for a reduce) failed and ``errors="raise"``.
             RunIncomplete: the run has ended without a result for some of them.
         """
-        from flowdist.results import KEPT, collect_rows, flatten_nested, shown_record, to_frame
+        from flowdist.feeds import collect_all, home_of
+        from flowdist.results import KEPT, flatten_nested, shown_record, to_frame
         from flowdist.workers.groups import reduce_table, stage_columns
 
         self._check(as_, errors)
@@ -309,13 +368,13 @@ class Run:
             if column := self._nested(groups.rename_columns(names), name, field):
                 groups = flatten_nested(groups.rename_columns(names), column, phase["by"])
             return to_frame(groups, as_, str(self.directory))
-        table = self._without_failures(collect_rows(self.files, self.rows), "rows", errors)
+        table = self._without_failures(collect_all(self.files), "rows", errors)
         table = shown_record(table, keep=errors == "keep")
         if column := self._nested(table, name, field):
             table = flatten_nested(table, column, self.manifest["columns"])
         else:
             table = stage_columns(table, name)
-        return to_frame(table, as_, str(self.directory))
+        return to_frame(table, as_, str(home_of(self.files)))
 
     def errors(self, *, retried: bool = False) -> pd.DataFrame:
         """The failed rows so far, with `retried` also those that went well at a later attempt.
@@ -325,11 +384,13 @@ class Run:
         """
         import pandas as pd
 
-        from flowdist.results import ERROR_COLUMNS, collect_rows, error_names, error_rows
+        from flowdist.feeds import collect_all
+        from flowdist.results import ERROR_COLUMNS, error_names, error_rows
         from flowdist.workers.groups import reduce_table
 
         self._check_there()
-        table = collect_rows(self.files, self.rows, clashes="text")
+        self._fetch()
+        table = collect_all(self.files, clashes="text")
         found = error_rows(table, retried=retried)
         for phase in reduce_phases(self.manifest):
             found += error_rows(reduce_table(self.files, phase, record=True), retried=retried)
@@ -357,14 +418,9 @@ class Run:
         Raises:
             BackendError: they did not end in time.
         """
-        handle = self._handle()
-        if self.status().ended:
-            return self
-        self.backend.cancel(handle)
-        # What looks after a launch may have begun the next one meanwhile.
-        while (later := self._handle()).attempt > handle.attempt:
-            handle = later
-            self.backend.cancel(handle)
+        every: list[Run] = [self, *self.feeds()]
+        for run in every:
+            run._ask_to_end()
         try:
             return self.wait(CANCEL_SECONDS)
         except WaitTimeout:
@@ -390,6 +446,10 @@ class Run:
                 f"run {self.id} is {status.state} ({status.done:,} of {status.rows:,} rows); "
                 "cancel it before resuming, or wait"
             )
+        fed = self.feeds()
+        status = self._own_status() if fed else status
+        for one in fed:
+            one.resume(failed=failed)
         handle, escalation = self._handle(), None
         if self.manifest["escalates"]:
             escalation = escalate(handle, load_program(self.files), self._states[1])
@@ -412,9 +472,57 @@ class Run:
         status = self.status()
         if not status.ended:
             raise RunError(f"run {self.id} is {status.state}; cancel it before deleting it")
+        for fed in self.feeds():
+            fed.delete()
+        for attempt in self.files.attempts():
+            self.backend.delete(self._handle(attempt))
         self.files.store.delete()
 
+    def feed(self, rows: Any, priority: int = 0) -> Run:
+        """Add rows while the workers of the run are at it; returns the run of these rows, which is
+        part of this one: its status, tables and errors are in this one's, behind the rows that
+        there are.
+
+        Only for `spcs_queue`. `rows` is what a grid can be made of, with the columns of the run's
+        grid; those of higher `priority` (default 0) are run first. Seeds count on from the rows
+        that there are.
+
+        Raises:
+            RunError: the run takes no more rows: its plan has no such queue, or its workers have
+                ended.
+            GridError: the rows do not fit the columns of the grid.
+        """
+        from flowdist.feeds import feed
+
+        return Run(feed(self, self._handle(), rows, priority), self._clock)
+
+    def feeds(self) -> list[Run]:
+        """The rows that were fed to this run, each time as a run of their own, in order."""
+        if not self.files.path("feeds").is_dir():
+            return []
+        from flowdist.feeds import fed_files
+
+        for files in fed_files(self.files):
+            if files.directory.name not in self._fed:
+                self._fed[files.directory.name] = Run(files, self._clock)
+        return list(self._fed.values())
+
     # -- private -------------------------------------------------------------------------------
+
+    def _ask_to_end(self) -> None:
+        handle = self._handle()
+        if self._own_status().ended:
+            return
+        self.backend.cancel(handle)
+        # What looks after a launch may have begun the next one meanwhile.
+        while (later := self._handle()).attempt > handle.attempt:
+            handle = later
+            self.backend.cancel(handle)
+
+    def _fetch(self) -> None:
+        """Bring what jobs have written so far."""
+        for run in (self, *self.feeds()):
+            run.backend.fetch(run._handle())
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.rows:,} rows, {self.directory})"
@@ -449,6 +557,8 @@ class Run:
         """`wait`, without counting the rows of a run that has ended: whoever calls reads them."""
         handle = self._handle()
         ended = all(state.ended for state in self.backend.poll(handle).values())
+        for fed in self.feeds():
+            fed._wait_for_end()
         if not ended or max(self.files.attempts(), default=0) > handle.attempt:
             self.wait()
 
@@ -517,6 +627,11 @@ class Run:
             "run.errors() lists them all; errors='keep' or errors='drop' takes the others; "
             "run.resume(failed=True) tries them again"
         )
+
+
+def _root(given: str | Path | None) -> Path:
+    """Where runs are on this machine."""
+    return Path(given).expanduser().absolute() if given is not None else default_root()
 
 
 def _run_directories(root: Path) -> list[Path]:

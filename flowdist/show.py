@@ -33,6 +33,7 @@ STATE_STYLE: Mapping[str, str] = {
     "done": "green",
     "running": "cyan",
     "pending": "yellow",
+    "scheduled": "cyan",
     "stopped": "yellow",
     "failed": "red",
     "lost": "red",

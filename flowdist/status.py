@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowdist.backends.base import Backend, Handle, JobState
 from flowdist.parts import MISSING
-from flowdist.phases import reduce_phases, row_phases
+from flowdist.phases import ROWS, is_template, reduce_phases, row_phases
 from flowdist.results import Counts, count_states, row_states
 from flowdist.store import await_parts
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.table import Table
 
-State = Literal["pending", "running", "done", "stopped", "failed", "lost"]
+State = Literal["pending", "scheduled", "running", "done", "stopped", "failed", "lost"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,10 +26,10 @@ class Status:
     """A run at one moment.
 
     Attributes:
-        state: ``pending`` (nothing has started), ``running``, ``done`` (every row has ended),
-            ``stopped`` (cancelled, or ended by its own limits), ``failed`` (its jobs could not
-            run), ``lost`` (its processes are gone).
-        reason: why it is stopped, failed or lost; empty otherwise.
+        state: ``pending`` (nothing has started), ``scheduled`` (its firings are runs of their own),
+            ``running``, ``done`` (every row has ended), ``stopped`` (cancelled, or ended by its own
+            limits), ``failed`` (its jobs could not run), ``lost`` (its processes are gone).
+        reason: why it is stopped, failed or lost, when it is scheduled; empty otherwise.
         rows: of the grid. `ok`, `failed` and `skipped` have ended; `running` are in work; `waiting`
             are the rest.
         jobs: how many jobs are in which state.
@@ -65,7 +65,7 @@ class Status:
     @property
     def ended(self) -> bool:
         """Whether nothing is running and nothing will start by itself."""
-        return self.state not in ("pending", "running")
+        return self.state not in ("pending", "scheduled", "running")
 
     @property
     def done(self) -> int:
@@ -92,6 +92,41 @@ class Status:
             f"{self.id}: {self.state}{reason}; {self.done:,} of {self.rows:,} rows "
             f"({self.ok:,} ok, {self.failed:,} failed, {self.skipped:,} skipped)"
         )
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """How fast a run is, lately where it goes on, over all where it has ended.
+
+    Attributes:
+        rows_per_minute: None where nothing is known yet.
+        rows_left: rows that have not ended.
+        seconds_left: what the rest takes at this pace; None where that is unknown.
+    """
+
+    rows_per_minute: float | None
+    rows_left: int
+    seconds_left: float | None
+
+    @classmethod
+    def of(cls, status: Status, beats: Iterable[Mapping[str, Any]]) -> Throughput:
+        """From the status of a run and the heartbeats of its jobs."""
+        rate, left = status.rate, status.rows - status.done
+        if status.ended:
+            of_rows = [b for b in beats if "started" in b and str(b["table"]).startswith(ROWS)]
+            done = sum(int(b["ok"]) + int(b["failed"]) + int(b["skipped"]) for b in of_rows)
+            begun = min((float(b["started"]) for b in of_rows), default=0.0)
+            ended = max((float(b["time"]) for b in of_rows), default=0.0)
+            rate = done / max(ended - begun, 1e-3) if done else None
+        return cls(
+            rows_per_minute=None if rate is None else 60 * rate,
+            rows_left=left,
+            seconds_left=left / rate if rate and not status.ended else None if left else 0.0,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return asdict(self)
 
 
 def read_status(
@@ -149,8 +184,10 @@ def read_status(
     working = [w for b in beats.values() if b["state"] == "running" for w in b.get("running", [])]
     started = any(s is not JobState.PENDING and s is not JobState.UNKNOWN for s in states.values())
     rate, left = _pace(last, rows - sum(done.values()), now)
+    scheduled = is_template(manifest)
     return Status(
-        state="running" if started else "pending",
+        state="scheduled" if scheduled else "running" if started else "pending",
+        reason=_when(manifest["plan"]["schedule"]) if scheduled else "",
         running=len(working),
         rate=rate,
         seconds_left=left,
@@ -163,6 +200,18 @@ def read_status(
         - sum(int(b["failed"]) for b in of_rows),
         **common,
     ), states
+
+
+def _when(schedule: str) -> str:
+    """A schedule in words.
+
+    >>> _when("60 MINUTES"), _when("USING CRON 0 3 * * * UTC")
+    ('every 60 minutes', 'by cron 0 3 * * * UTC')
+    """
+    words = schedule.split()
+    if [word.upper() for word in words[:2]] == ["USING", "CRON"]:
+        return f"by cron {' '.join(words[2:])}"
+    return f"every {schedule.lower()}"
 
 
 def _settled_states(handle: Handle, rows: int, states: Mapping[int, JobState]) -> NDArray[np.int8]:

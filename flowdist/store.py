@@ -13,6 +13,8 @@ Layout of a run::
     launches/<attempt>.intent.json  what is about to be started; creating it locks the attempt
     launches/<attempt>.done.arrow   the rows that a resumed run leaves out
     launches/<attempt>.json         what was started: process or scheduler ids
+    launches/<attempt>.follow.json, <attempt>.ended.json   see `RunFiles`
+    remote.json                     where a run on a stage is, and by which connection
     parts/<job>-<attempt>-<seq>.arrow
     beats/<job>-<attempt>.json
     events/<writer>-<seq>.jsonl     queue/...    artifacts/<stage>/...    logs/<job>-<attempt>.log
@@ -37,6 +39,11 @@ from flowdist.settings import host
 
 # Directory attributes are cached for up to a minute (acdirmax of NFS).
 LATE_SECONDS = 90.0
+
+VISITORS = 10**12
+"""Jobs of a run have small numbers. Workers that come to it from a pool and leave have larger ones
+than this, each time another that nobody has had.
+"""
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -127,6 +134,11 @@ class JobAttempt:
     def __str__(self) -> str:
         return f"{self.job:05d}-{self.attempt}"
 
+    @property
+    def visitor(self) -> bool:
+        """Whether it is a worker that came from a pool."""
+        return self.job >= VISITORS
+
     @classmethod
     def of(cls, name: str) -> JobAttempt:
         """From the name of a file that begins with one, whatever folder it is in."""
@@ -141,6 +153,10 @@ class RunFiles:
     GRID = "grid.arrow"
     CHUNKS = "chunks.arrow"
     FLOW = "flow.pkl"
+    # What a submission writes; the manifest makes it a run.
+    WRITTEN = (GRID, CHUNKS, FLOW, RUN)
+    # Of a run that is elsewhere: where, and how it is reached from here.
+    REMOTE = "remote.json"
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -184,6 +200,18 @@ class RunFiles:
     def done(self, attempt: int) -> str:
         """Which rows a launch leaves out: a column of booleans for each table of rows."""
         return f"launches/{attempt:04d}.done.arrow"
+
+    def ended(self, attempt: int) -> str:
+        """That a launch is over and all of it is here: the last states of its jobs."""
+        return f"launches/{attempt:04d}.ended.json"
+
+    def given_up(self, attempt: int) -> str:
+        """Which chunks of a queue were begun too often in a launch, and why nobody tries again."""
+        return f"launches/{attempt:04d}.given-up.json"
+
+    def follow(self, attempt: int) -> str:
+        """What starts the reduces of a launch, for the job of the rows that ends last."""
+        return f"launches/{attempt:04d}.follow.json"
 
     def stop(self, attempt: int) -> str:
         return f"events/stop-{attempt:04d}.jsonl"

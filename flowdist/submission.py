@@ -26,7 +26,7 @@ from flowdist.layout import Layout, group_rows, make_layout
 from flowdist.parts import FAILED, MISSING
 from flowdist.payload import describe, dump_program
 from flowdist.phases import ROWS, jobs_of, row_phases
-from flowdist.plan import Plan, PlanSummary, local, plan_of, summarize
+from flowdist.plan import PLANS, Plan, PlanSummary, local, plan_of, summarize
 from flowdist.preflight import Prepared, prepare
 from flowdist.resources import Resources
 from flowdist.results import count_states, row_states
@@ -166,8 +166,7 @@ def write_run(flow: Flow, name: str, prepared: Prepared | None = None) -> RunFil
     payload = prepared.payload if prepared is not None else None
     payload = payload or dump_program(flow.program)
     files.store.put(files.FLOW, payload)
-    write_table(files.path(files.GRID), _in_layout_order(grid, layout))
-    write_table(files.path(files.CHUNKS), _chunk_table(layout))
+    write_layout(files, grid, layout)
     files.put_json(
         files.RUN,
         {
@@ -196,6 +195,12 @@ def write_run(flow: Flow, name: str, prepared: Prepared | None = None) -> RunFil
         },
     )
     return files
+
+
+def write_layout(files: RunFiles, grid: pa.Table, layout: Layout) -> None:
+    """Write the rows, and how they are cut into chunks."""
+    write_table(files.path(files.GRID), _in_layout_order(grid, layout))
+    write_table(files.path(files.CHUNKS), _chunk_table(layout))
 
 
 def launch(
@@ -240,7 +245,8 @@ def launch(
     if attempt > 1:
         redo = escalation.redo if escalation is not None else None
         _write_done(files, manifest, attempt, failed=failed, redo=redo)
-    if manifest["plan"]["dispatch"] == "queue" and wanted:
+    elsewhere = PLANS[manifest["plan"]["kind"]].queues_elsewhere
+    if manifest["plan"]["dispatch"] == "queue" and wanted and not elsewhere:
         from flowdist.workers.supervise import queue_of
 
         for phase in row_phases(manifest):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Group
 
+    from flowdist.cost import Estimate
     from flowdist.layout import Ints, Layout
     from flowdist.plan import Plan
 
@@ -97,8 +98,14 @@ class PlanSummary:
         """Rows in the largest job; 0 where there is none."""
         return int(self.layout.job_rows.max()) if self.jobs else 0
 
+    @property
+    def estimate(self) -> Estimate | None:
+        """What the jobs are likely to take, where compute is paid for."""
+        return self.plan.estimate(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything that is printed, and the plan, as a dict that JSON holds."""
+        estimate = self.estimate
         return {
             "plan": self.plan.to_json(),
             "stages": self.stages,
@@ -117,6 +124,7 @@ class PlanSummary:
                 {"stages": names, "workers": _workers(plan), "request": plan.request()}
                 for names, plan in self.phases
             ],
+            "estimate": None if estimate is None else estimate.to_dict(),
             "warnings": self.warnings,
         }
 
@@ -172,6 +180,10 @@ class PlanSummary:
             yield "cores", self.cores_used, None, None, self._cores_remark()
         if not self.phases and (request := plan.request()):
             yield "each job", None, None, None, f"asks for {request}"
+        if (estimate := self.estimate) is not None:
+            yield "nodes", estimate.nodes, None, None, estimate.text
+            asked = "of SQL, about; those that ask how it goes come on top"
+            yield "statements", estimate.statements, None, None, asked
         if self.stages:
             yield "stages", len(self.stages), None, None, ", ".join(self.stages)
         for number, (names, own) in enumerate(self.phases, start=1):

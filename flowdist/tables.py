@@ -29,8 +29,15 @@ def map_table(path: str | PathLike[str]) -> pa.Table:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()
+    try:
+        with pa.memory_map(str(path)) as file:
+            return pa.ipc.open_file(file).read_all()
+    except FileNotFoundError:
+        raise
+    except OSError:
+        # Not every mounted stage maps.
+        with open(path, "rb") as plain:
+            return pa.ipc.open_file(pa.py_buffer(plain.read())).read_all()
 
 
 def in_layout_order(files: RunFiles, of_rows: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from flowdist.backends.base import Handle, JobState
 from flowdist.errors import BackendError
-from flowdist.phases import job_count, phase_of
+from flowdist.phases import job_count, phase_of, row_phases
 
 if TYPE_CHECKING:
+    from flowdist.cost import Cost
     from flowdist.run import Run
     from flowdist.store import RunFiles
 
-__all__ = ["Accounts", "JobUsage", "Measure", "from_beats", "measures", "run_usage"]
+__all__ = ["Accounts", "JobUsage", "Measure", "from_beats", "measures", "run_cost", "run_usage"]
 
 Source = Literal["scheduler", "heartbeats"]
 
@@ -118,6 +119,17 @@ def run_usage(run: Run) -> list[JobUsage]:
     return merge(known, said)
 
 
+def run_cost(run: Run) -> Cost | None:
+    """What the jobs of all launches have taken, by their heartbeats, where compute is paid for."""
+    from flowdist.plan import Plan
+
+    lives = [
+        (float(beat.get("started", beat["time"])), float(beat["time"]))
+        for _, beat in run.files.beats()
+    ]
+    return Plan.from_json(run.manifest["plan"]).cost(lives)
+
+
 def from_beats(files: RunFiles, manifest: Mapping[str, Any]) -> list[JobUsage]:
     """What jobs said of themselves: only the last start of each in each launch."""
     from flowdist.plan import Plan
@@ -128,9 +140,9 @@ def from_beats(files: RunFiles, manifest: Mapping[str, Any]) -> list[JobUsage]:
     }
     found = []
     for who, beat in files.beats():
-        if who.job >= job_count(manifest):
+        if who.job >= job_count(manifest) and not who.visitor:
             continue  # of a launch that could not run its jobs
-        phase = phase_of(manifest, who.job)
+        phase = row_phases(manifest)[0] if who.visitor else phase_of(manifest, who.job)
         plan, workers = plans[phase["table"]], phase["workers"]
         began = float(beat.get("started", beat["time"]))
         asked = plan.resources.scale(**scales.get(who.attempt, {}).get(phase["table"], {}))

@@ -114,6 +114,7 @@ def write_run(
         "name": "demo",
         "created": 1000.0,
         "host": host(),
+        "plan": {"kind": "local"},
         "layout": {"rows": rows, "groups": rows, "chunks": rows, "jobs": jobs},
         "columns": ["x"],
         "phases": phases,

@@ -21,6 +21,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ("scale.py", []),
         ("slurm.py", ["--case", "status"]),
         ("emulator.py", ["--case", "start"]),
+        ("spcs.py", ["--case", "few"]),
     ],
 )
 def test_a_benchmark_runs_and_prints_its_numbers(program: str, options: list[str]) -> None:

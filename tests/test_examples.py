@@ -86,3 +86,16 @@ def test_the_script_knows_its_kepler(tmp_path: Path) -> None:
 
     assert table.loc["Earth", "orbit.years"] == 1.0
     assert table.loc["Jupiter", "days.value"] == pytest.approx(4333, rel=0.01)
+
+
+def test_the_worst_aircraft_get_a_second_model(tmp_path: Path) -> None:
+    script = str(REPOSITORY / "examples" / "refine_flights.py")
+    few = ["--aircraft", "150", "--worst", "3", "--screen-on", "small"]
+
+    done = subprocess.run(
+        [sys.executable, script, *few], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "Refined(147 screen, 3 refined)" in done.stdout
+    assert "before" in done.stdout

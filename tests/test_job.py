@@ -23,6 +23,7 @@ from flowdist.workers.job import (
     TASK_ROWS,
     TASK_SECONDS,
     WAIT_SHARE,
+    Ending,
     Job,
     Limits,
     Outcome,
@@ -403,6 +404,36 @@ def test_rows_that_are_being_run_may_end_when_no_more_are_begun(
     assert outcome.ending == "time"
 
 
+def test_once_it_is_enough_no_row_is_begun_and_what_runs_comes_to_its_end(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    pool = FakePool(clock, width=2, seconds=10.0)
+    until = clock.time() + 25
+
+    def enough() -> tuple[Ending, str] | None:
+        return ("budget", "that was all the time") if clock.time() >= until else None
+
+    outcome = run(files, static((0, 12)), pool, limits=Limits(enough=enough))
+
+    assert sorted(pool.ran) == list(range(6))
+    assert ok_rows(files, 12) == list(range(6))
+    assert (outcome.stopped, outcome.ending) == ("that was all the time", "budget")
+
+
+def test_a_job_that_is_through_when_it_is_enough_is_done(
+    files: RunFiles, clock: ManualClock
+) -> None:
+    pool = FakePool(clock, width=2, seconds=10.0)
+    began = clock.time()
+
+    def enough() -> tuple[Ending, str] | None:
+        return ("left", "needed elsewhere") if clock.time() > began else None
+
+    outcome = run(files, static((0, 2)), pool, limits=Limits(enough=enough))
+
+    assert (outcome.stopped, beat_of(files)["state"]) == ("", "done")
+
+
 def test_a_job_that_has_begun_its_last_row_in_time_is_done(
     files: RunFiles, clock: ManualClock
 ) -> None:
@@ -666,7 +697,7 @@ def test_a_job_waits_for_what_others_hold_and_ends_when_they_are_done(
 ) -> None:
     other = queue_at(files, clock)
     other.put(0, 4)
-    (held,) = other.claim("bob")
+    held = other.claim("bob")
     pool = FakePool(clock)
     for moment in range(20):
         pool.at(float(moment), lambda: other.renew("bob"))
@@ -688,7 +719,7 @@ def test_a_job_that_has_not_waited_long_sees_soon_that_others_are_done(
 ) -> None:
     other = queue_at(files, clock)
     other.put(0, 4)
-    (held,) = other.claim("bob")
+    held = other.claim("bob")
     pool = FakePool(clock, width=3)
 
     def end() -> None:
@@ -738,7 +769,7 @@ def take_over(files: RunFiles) -> None:
     assert bob.claim("bob") == []  # sees how ann is
     ahead.advance(LEASE)
     for claim in [*claims, *bob.claim("bob", 10_000)]:
-        assert bob.complete(claim)
+        assert bob.complete([claim])
 
 
 def test_rows_of_a_claim_that_was_taken_over_are_dropped(

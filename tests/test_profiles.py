@@ -272,7 +272,7 @@ def test_an_unknown_name_is_told_the_nearest_and_where_was_looked() -> None:
     with pytest.raises(ProfileError) as caught:
         resolve("latpop")
 
-    assert str(caught.value).startswith("there is no profile 'latpop' (there are: laptop, ")
+    assert str(caught.value).startswith("there is no profile 'latpop' (there are: emulator, ")
     assert str(caught.value).endswith("; did you mean 'laptop'?")
     assert str(user_file()) in str(caught.value)
 
@@ -364,7 +364,7 @@ def test_the_list_has_each_name_once_and_says_what_is_wrong_with_one(project_fil
 
     listed = {one.name: one for one in list_profiles()}
 
-    assert list(listed) == ["small", "broken", "laptop", "slurm-lab"]
+    assert list(listed) == ["small", "broken", "laptop", "slurm-lab", "emulator"]
     assert (listed["small"].place, listed["small"].description) == (str(path), "mine")
     assert (listed["small"].kind, listed["small"].problem) == ("local", "")
     assert listed["broken"].kind == ""

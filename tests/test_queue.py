@@ -390,7 +390,7 @@ def test_fresh_tickets_are_claimed_before_others_are_taken_over(tmp_path: Path) 
     ann, bob = queue_at(tmp_path), queue_at(tmp_path, clock)
     ann.put(0, 2)
     ann.claim("ann")
-    ann.fail(Claim(0, 0, 1, 0, 1, "ann"))
+    ann.fail([Claim(0, 0, 1, 0, 1, "ann")])
 
     assert [chunks_in(bob.claim("bob")) for _ in range(2)] == [[1], [0]]
 
@@ -472,8 +472,8 @@ def test_a_worker_is_told_that_its_claim_was_taken_over(
 ) -> None:
     ann, old, bob, new = zombie
 
-    assert not ann.holds(old)
-    assert bob.holds(new)
+    assert ann.lost([old]) == [old]
+    assert bob.lost([new]) == []
 
 
 def test_a_zombie_that_completes_changes_nothing(
@@ -481,7 +481,7 @@ def test_a_zombie_that_completes_changes_nothing(
 ) -> None:
     ann, old, bob, _ = zombie
 
-    assert ann.complete(old) is False
+    assert ann.complete([old]) == []
     assert bob.counts() == Counts(waiting=0, claimed=1, done=0)
 
 
@@ -490,10 +490,10 @@ def test_a_zombie_that_gives_back_changes_nothing(
 ) -> None:
     ann, old, bob, new = zombie
 
-    ann.fail(old)
+    ann.fail([old])
 
     assert queue_at(tmp_path).claim("cat") == []
-    assert bob.complete(new) is True
+    assert bob.complete([new]) == [new]
 
 
 def test_a_zombie_that_comes_back_to_life_does_not_get_its_claim_back(
@@ -503,8 +503,8 @@ def test_a_zombie_that_comes_back_to_life_does_not_get_its_claim_back(
     ann.renew("ann")
 
     assert ann.claim("ann") == []
-    assert bob.complete(new) is True
-    assert ann.complete(old) is False
+    assert bob.complete([new]) == [new]
+    assert ann.complete([old]) == []
 
 
 # Ends --------------------------------------------------------------------------------------------
@@ -515,7 +515,7 @@ def test_what_is_done_is_never_claimed_again(tmp_path: Path) -> None:
     ann, bob = queue_at(tmp_path), queue_at(tmp_path, clock)
     ann.put(0, 1)
     (claim,) = ann.claim("ann")
-    assert ann.complete(claim) is True
+    assert ann.complete([claim]) == [claim]
     bob.claim("bob")
 
     clock.advance(10 * LEASE)
@@ -528,7 +528,7 @@ def test_what_is_given_back_can_be_claimed_at_once_with_a_higher_token(tmp_path:
     ann.put(0, 1)
     (claim,) = ann.claim("ann")
 
-    ann.fail(claim)
+    ann.fail([claim])
 
     assert bob.claim("bob") == [Claim(0, 0, 2, 0, 1, "bob")]
 
@@ -537,7 +537,7 @@ def test_counts_are_of_chunks_by_state(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
     queue.put(0, 5 * TICKETS)
     first, _, _ = queue.claim("ann", 15)
-    queue.complete(first)
+    queue.complete([first])
 
     assert queue.counts() == Counts(waiting=5 * TICKETS - 15, claimed=10, done=5)
 
@@ -546,7 +546,7 @@ def test_counts_agree_between_processes(tmp_path: Path) -> None:
     ann = queue_at(tmp_path)
     ann.put(0, 20, claimers=2)
     ann.put(20, 30)
-    ann.complete(ann.claim("ann", 2)[0])
+    ann.complete(ann.claim("ann", 2)[:1])
 
     assert queue_at(tmp_path).counts() == ann.counts() == Counts(28, 1, 1)
 
@@ -556,9 +556,9 @@ def test_a_queue_is_finished_when_everything_put_is_done(tmp_path: Path) -> None
     queue.put(0, 2)
     one, two = queue.claim("ann", 2)
 
-    queue.complete(one)
+    queue.complete([one])
     before = queue.finished()
-    queue.complete(two)
+    queue.complete([two])
 
     assert before is False
     assert queue.finished() is True
@@ -568,7 +568,7 @@ def test_others_learn_without_a_listing_that_everything_is_done() -> None:
     store = Listed()
     ann, bob = (DirectoryQueue(store, clock=ManualClock()) for _ in range(2))
     ann.put(0, 1)
-    ann.complete(ann.claim("ann")[0])
+    ann.complete(ann.claim("ann"))
 
     before = bob.finished(look=False)
     ann.finished()
@@ -584,7 +584,7 @@ def test_others_learn_that_everything_is_done_where_the_last_died_before_it_said
 ) -> None:
     ann, bob = queue_at(tmp_path), queue_at(tmp_path)
     ann.put(0, 1)
-    ann.complete(ann.claim("ann")[0])
+    ann.complete(ann.claim("ann"))
 
     assert bob.claim("bob") == []
     assert bob.finished(look=False)
@@ -593,7 +593,7 @@ def test_others_learn_that_everything_is_done_where_the_last_died_before_it_said
 def test_a_queue_is_not_finished_any_more_when_something_is_put(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
     queue.put(0, 1)
-    queue.complete(queue.claim("ann")[0])
+    queue.complete(queue.claim("ann"))
     assert queue.finished()
 
     queue.put(1, 2)
@@ -605,7 +605,7 @@ def test_what_is_given_back_counts_as_waiting(tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
     queue.put(0, 1)
     (claim,) = queue.claim("ann")
-    queue.fail(claim)
+    queue.fail([claim])
 
     assert queue.counts() == Counts(waiting=1, claimed=0, done=0)
     queue.claim("bob")
@@ -659,13 +659,12 @@ def test_every_chunk_is_done_once_whoever_dies_and_files_are_bounded(
             held[name] += claims
         elif what == "complete" and held[name]:
             claim = held[name].pop(choose.randrange(len(held[name])))
-            if queue.complete(claim):
+            if queue.complete([claim]):
                 done.update(range(claim.first, claim.stop))
         elif what == "die" and born < 20:
             del queues[name]  # what it held is still in `held`, and in its claims
         elif what == "leave" and born < 20:
-            for claim in held[name]:
-                queue.fail(claim)
+            queue.fail(held[name])
             queue.leave(name)
             del queues[name]
         elif what == "wait":

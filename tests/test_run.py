@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 import flowdist
-from flowdist import Flow, Run, artifact, attach, flow, local, param_grid, retry
+from flowdist import Flow, Plan, Run, artifact, attach, flow, local, param_grid, retry
 from flowdist.errors import (
     PreflightError,
     RowsFailed,
@@ -311,6 +311,29 @@ def test_a_stopped_run_starts_no_more_jobs() -> None:
 
     assert run.status().state == "stopped"
     assert len(dict(run.files.beats())) < 12
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        local(workers=1, time_budget="3s"),
+        local(workers=1, jobs_at_once=2, dispatch="queue", time_budget="3s"),
+    ],
+    ids=["static", "queue"],
+)
+def test_no_row_is_begun_once_the_time_budget_is_spent(plan: Plan) -> None:
+    def work(x: int) -> int:
+        time.sleep(0.2)
+        return x
+
+    run = finished(over(60, work).distribute(plan))
+
+    status = run.status()
+    assert status.state == "stopped"
+    assert status.reason.startswith("the time budget of 3 s is spent")
+    assert (status.ok < 60, status.failed) == (True, 0)
+    assert run.throughput().rows_left == 60 - status.ok
+    assert run.resume().wait(30).status().ok >= status.ok
 
 
 def test_every_job_and_reduce_has_the_time_that_the_plan_gives_a_job(

@@ -323,6 +323,26 @@ def test_a_claim_is_worth_many_times_what_a_ticket_costs(clock: ManualClock, cos
     assert claimed(source) == pytest.approx(cost / CLAIM_SHARE / 1e-4, abs=1000)
 
 
+class Flat(Costly):
+    """A queue in which a claim takes 20 ms whatever it brings."""
+
+    by_ticket = False
+
+    def claim(self, worker: str, least: int = 1, most: int = 1) -> list[Any]:
+        self.clock.advance(0.02)
+        return DirectoryQueue.claim(self, worker, least, most)
+
+
+def test_a_claim_is_worth_many_times_what_it_costs_where_it_costs_the_same_always(
+    clock: ManualClock,
+) -> None:
+    workers = Workers(clock, 64_000)
+    source = QueueSource(Flat(workers), chunks_of(64_000), "ann", whole=False, clock=clock)
+    commit(source, *source.take(), each=1e-4)
+
+    assert [claimed(source) for _ in range(3)] == pytest.approx([10_000] * 3, abs=1000)
+
+
 def test_claims_do_not_grow_because_large_ones_cost_more(clock: ManualClock) -> None:
     source = costly(clock, 0.02)
 

@@ -131,11 +131,22 @@ class Backend(Protocol):
     def remarks(self, handle: Handle, states: Mapping[int, JobState]) -> list[Remark]:
         """What the scheduler has to say about jobs that wait or have ended badly, for explain."""
 
+    def fetch(self, handle: Handle, artifact: str | None = None) -> None:
+        """Bring what jobs have written so far into the run's directory, where it is not there by
+        itself; or one artifact, by its name there.
+        """
+
+    def firings(self, handle: Handle) -> list[Path]:
+        """The directories of the runs that the schedule of this one has started, oldest first."""
+
     def cancel(self, handle: Handle) -> None:
         """Ask all jobs to end; they commit what they have."""
 
     def logs(self, handle: Handle, job: int | None) -> list[Path]:
         """Where the output of one job, or of all, is."""
+
+    def delete(self, handle: Handle) -> None:
+        """Remove what a launch that has ended has left elsewhere than in the run's directory."""
 
     def close(self) -> None:
         """Free what the backend holds; running jobs are not touched."""
@@ -145,6 +156,7 @@ class Backend(Protocol):
 _OWN = {
     "local": "flowdist.backends.local:LocalBackend",
     "slurm": "flowdist.backends.slurm.backend:SlurmBackend",
+    "spcs": "flowdist.backends.snowflake.backend:SnowflakeBackend",
 }
 
 

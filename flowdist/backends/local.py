@@ -119,6 +119,13 @@ class LocalBackend:
         """Nothing: there is no scheduler between a run and its processes."""
         return []
 
+    def fetch(self, handle: Handle, artifact: str | None = None) -> None:
+        """Nothing: jobs write into the run's directory."""
+
+    def firings(self, handle: Handle) -> list[Path]:
+        """None: its plans have no schedule."""
+        return []
+
     def cancel(self, handle: Handle) -> None:
         handle.files.request_stop(handle.attempt, "cancelled", self._clock.time())
         started = handle.started
@@ -134,6 +141,9 @@ class LocalBackend:
             return [own] if own.exists() else [files.path(files.launch_log(handle.attempt))]
         names = [n for n in files.store.list("logs") if n.endswith(f"-{handle.attempt}.log")]
         return [files.path(f"logs/{name}") for name in sorted(names, reverse=True)]
+
+    def delete(self, handle: Handle) -> None:
+        """Nothing: all of a run is in its directory."""
 
     def close(self) -> None:
         """Nothing is held: the process was detached at its start."""

@@ -35,7 +35,13 @@ DONE, ROWS_FAILED, WRONG_USAGE, BACKEND_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 # Heading -> sub-command -> the module it lives in, in the order of the help page.
 _SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Begin": {"demo": "start", "init": "start"},
-    "Run a flow": {"preflight": "start", "plan": "start", "run": "start", "submit": "start"},
+    "Run a flow": {
+        "preflight": "start",
+        "plan": "start",
+        "run": "start",
+        "submit": "start",
+        "exec": "execute",
+    },
     "Look at runs": {
         "runs": "look",
         "status": "look",
@@ -47,7 +53,14 @@ _SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "Take results": {"collect": "results"},
     "Change runs": {"cancel": "change", "resume": "change", "delete": "change"},
-    "Set up": {"profiles": "setup", "completion": "setup", "worker": "setup"},
+    "Set up": {
+        "profiles": "setup",
+        "setup": "setup_snowflake",
+        "pool": "pool",
+        "image": "image",
+        "completion": "setup",
+        "worker": "setup",
+    },
     "Snowflake on this machine": {"emulator": "emulator"},
 }
 _MODULES = {name: module for section in _SECTIONS.values() for name, module in section.items()}

@@ -42,6 +42,7 @@ def emulator() -> None:
 
     \b
       flowdist emulator start
+      flowdist emulator prepare
       flowdist emulator status
       flowdist emulator logs -f
       flowdist emulator stop
@@ -100,6 +101,7 @@ def start(
         if _typed(ctx) - {"directory", "write_connection", "force", "as_json"}:
             out.message("It keeps its settings; flowdist emulator stop lets it start with others.")
     out.message(f"Its page: {server.page}")
+    out.message("For flows, flowdist run ... --on emulator: flowdist emulator prepare")
     out.message(_how_to_connect(server, where))
     written = None
     if write_connection is not None:
@@ -261,6 +263,35 @@ def push(
     )
     out.message(f"Pushed {path}")
     out.data({"path": path, "digest": digest})
+
+
+@emulator.command()
+@directory_option
+@json_option
+def prepare(directory: Path | None, as_json: bool) -> None:
+    """Make what --on emulator needs: a pool, a stage, a queue, an image of what runs here.
+
+    What is there stays as it is; so it may be done again.
+
+    \b
+      flowdist emulator start
+      flowdist emulator prepare
+      flowdist run flow.py --on emulator
+    """
+    from flowdist.backends.snowflake import on_emulator
+    from flowdist.emulator.client import Emulator
+    from flowdist.show import table
+
+    out = Output(json=as_json)
+    found = Emulator.attach(_directory(directory))
+    made = on_emulator.prepare(found, on_emulator.emulator_plan())
+    made.client.close()
+    steps = [step for step in made.steps if not step.kind.startswith("privileges")]
+    shown = table("object", "name", "state")
+    for step in steps:
+        shown.add_row(step.kind, step.name, step.state)
+    out.table(shown, [step.to_dict() for step in made.steps])
+    out.message("\nNow try\n  flowdist run flow.py --on emulator")
 
 
 # -- inside

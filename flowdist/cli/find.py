@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from flowdist.errors import FlowdistError, RunNotFound, UsageError, nearest
 from flowdist.settings import default_root
 from flowdist.store import RunFiles
@@ -20,6 +22,9 @@ from flowdist.store import RunFiles
 if TYPE_CHECKING:
     from flowdist.flow import Flow
     from flowdist.run import Run
+
+CONNECTION = "flowdist.connection"
+"""Where the context of a command keeps what --connection says."""
 
 # Modules that were loaded here, by name: one of them may be loaded again, others are not touched.
 _loaded: dict[str, ModuleType] = {}
@@ -220,7 +225,7 @@ def distributed(flow: Flow, on: str | None, overrides: Mapping[str, Any]) -> Flo
 
 
 def find_run(text: str, root: str | None) -> Run:
-    """The run that an id, the beginning of one, a directory or "last" means.
+    """The run that an id, the beginning of one, a directory, a place on a stage or "last" means.
 
     Raises:
         RunNotFound: none does.
@@ -228,6 +233,10 @@ def find_run(text: str, root: str | None) -> Run:
     """
     from flowdist.run import Run, attach, runs
 
+    if text.startswith("@"):
+        return attach(text, root, connection=chosen_connection())
+    if str(root).startswith("@"):
+        return _run_on_stage(text, str(root))
     directory = Path(text).expanduser()
     if (directory / RunFiles.RUN).is_file() and ("/" in text or root is None):
         return Run(RunFiles.at(directory.absolute()))
@@ -240,15 +249,34 @@ def find_run(text: str, root: str | None) -> Run:
                 "FLOWDIST_ROOT say where else to look"
             )
         return found[0]
-    ids = run_ids(base)
-    if text and text not in ids:
-        fitting = [name for name in ids if name.startswith(text)]
-        if len(fitting) > 1:
-            shown = ", ".join(fitting[:5]) + (", ..." if len(fitting) > 5 else "")
-            raise UsageError(f"'{text}' could be {len(fitting)} runs: {shown}; type more of the id")
-        if fitting:
-            text = fitting[0]
-    return attach(text, base)
+    return attach(_whole_id(text, run_ids(base)), base)
+
+
+def _whole_id(text: str, ids: Sequence[str]) -> str:
+    """The id that begins so, where it is the only one."""
+    fitting = [name for name in ids if name.startswith(text)] if text not in ids else []
+    if text and len(fitting) > 1:
+        shown = ", ".join(fitting[:5]) + (", ..." if len(fitting) > 5 else "")
+        raise UsageError(f"'{text}' could be {len(fitting)} runs: {shown}; type more of the id")
+    return fitting[0] if text and fitting else text
+
+
+def _run_on_stage(text: str, stage: str) -> Run:
+    from flowdist.backends.snowflake.attach import addresses
+    from flowdist.run import attach
+
+    connection = chosen_connection()
+    known = addresses(stage, connection=connection)
+    chosen = next(iter(known), text) if text == "last" else _whole_id(text, list(known))
+    if chosen not in known:
+        raise RunNotFound(f"there is no run '{text}' in {stage}{nearest(text, known)}")
+    return attach(known[chosen], connection=connection)
+
+
+def chosen_connection() -> str | None:
+    """What --connection says, of the command that runs now."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(CONNECTION)
 
 
 def run_ids(root: Path) -> list[str]:

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from flowdist.cli import INTERRUPTED, Command
-from flowdist.cli.find import find_run
-from flowdist.cli.options import json_option, most_option, root_option, run_argument
+from flowdist.cli.find import chosen_connection, find_run
+from flowdist.cli.options import (
+    connection_option,
+    json_option,
+    most_option,
+    root_option,
+    run_argument,
+)
 from flowdist.cli.outcome import finish
 from flowdist.cli.output import Output
 from flowdist.errors import FlowdistError, UsageError
@@ -24,9 +30,11 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @most_option("How many, the latest first.")
 @click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--of", metavar="RUN", help="Those that the schedule of this run has started.")
+@connection_option
 @root_option
 @json_option
-def runs(most: int, everything: bool, root: str | None, as_json: bool) -> None:
+def runs(most: int, everything: bool, of: str | None, root: str | None, as_json: bool) -> None:
     """List runs, the latest first.
 
     \b
@@ -38,11 +46,14 @@ def runs(most: int, everything: bool, root: str | None, as_json: bool) -> None:
     from flowdist.show import runs_table
 
     out = Output(json=as_json)
-    known = all_runs(root)
+    if of is None:
+        known = all_runs(root, connection=chosen_connection())
+    else:
+        known = find_run(of, root).firings()[::-1]
     shown = known if everything else known[:most]
     found = [(run, _status(run)) for run in shown]
     if not known:
-        where = Path(root).expanduser() if root else default_root()
+        where = root if str(root).startswith("@") else Path(root or default_root()).expanduser()
         out.message(f"There are no runs in {where}; flowdist run FLOW starts one.")
         out.data([])
         return

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from flowdist.cli.find import parse_settings, run_ids
+from flowdist.cli.find import CONNECTION, parse_settings, run_ids
 from flowdist.errors import FlowdistError
 from flowdist.settings import default_root
 
@@ -49,7 +49,23 @@ class _FlowName(click.ParamType[str]):
         return [CompletionItem(incomplete, type="file")]
 
 
-run_argument = click.argument("run_id", metavar="RUN", shell_complete=_complete_run)
+def _keep_connection(ctx: click.Context, param: click.Parameter, name: str | None) -> None:
+    ctx.meta[CONNECTION] = name
+
+
+connection_option = click.option(
+    "--connection", metavar="NAME", expose_value=False, callback=_keep_connection,
+    help="The connection to Snowflake, where RUN or DIR is a place on a stage: "
+    "@db.schema.stage/runs/ID, @db.schema.stage.",
+)  # fmt: skip
+
+
+def run_argument(command: F) -> F:
+    """The run that a command is about: an id, or its place on a stage."""
+    argument = click.argument("run_id", metavar="RUN", shell_complete=_complete_run)
+    return argument(connection_option(command))
+
+
 flow_argument = click.argument("target", metavar="FLOW", type=_FlowName())
 profile_argument = click.argument("name", metavar="NAME", shell_complete=_complete_profile)
 root_option = click.option(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from flowdist.cli import BACKEND_FAILED, DONE, ROWS_FAILED
 from flowdist.cli.output import Output
@@ -15,15 +16,19 @@ if TYPE_CHECKING:
 MOST_ERRORS = 5
 
 
-def finish(out: Output, run: Run) -> int:
-    """Print what became of a run that has ended, and what to do next; return the exit code."""
+def finish(out: Output, run: Run, more: Mapping[str, Any] | None = None) -> int:
+    """Print what became of a run that has ended, and what to do next; return the exit code.
+
+    `more` is what programs get besides.
+    """
     from rich.text import Text
 
     from flowdist.show import error_groups_table, status_table
 
     status = run.status()
     out.message()
-    out.table(status_table(status), {**status.to_dict(), "directory": str(run.directory)})
+    data = {**status.to_dict(), "directory": str(run.directory), **(more or {})}
+    out.table(status_table(status), data)
     if status.failed or status.groups_failed:
         out.show(Text())
         out.show(error_groups_table(error_groups(run)[:MOST_ERRORS]))

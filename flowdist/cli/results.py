@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from flowdist.run import Run
 
-FORMATS = (".parquet", ".csv", ".arrow")
+FORMATS = (".parquet", ".csv", ".json", ".arrow")
 HEAD = 10
 
 
 @click.command(cls=Command)
 @run_argument
 @click.option("-o", "--output", "path", metavar="FILE", type=click.Path(path_type=Path),
-              help="Where to write all of it: .parquet, .csv or .arrow.")  # fmt: skip
+              help="Where to write all of it: .parquet, .csv, .json or .arrow.")  # fmt: skip
 @click.option("--table", "stage", metavar="STAGE",
               help="The table of one stage instead, as of a reduce.")  # fmt: skip
 @click.option("--errors", "keep", is_flag=True,
@@ -67,8 +67,7 @@ def collect(
     """
     if keep and drop:
         raise UsageError("--errors and --drop-failed say opposite things; give one of them")
-    if path is not None and path.suffix not in FORMATS:
-        raise UsageError(f"{path}: a table is written as {', '.join(FORMATS)}, not '{path.suffix}'")
+    check_format(path)
     if stage is not None and (partial or as_text):
         raise UsageError("--partial and --as-text are for the table of all rows, without --table")
     errors: Any = "keep" if keep else "drop" if drop else "raise"
@@ -90,7 +89,7 @@ def collect(
         out.message(f"Wrote {path}: {what}, {path.stat().st_size / 1024:,.0f} KiB")
         out.data({"path": str(path), "rows": table.num_rows, "columns": table.column_names})
         return
-    _print(out, table)
+    print_table(out, table)
 
 
 def _table(run: Run, stage: str, errors: Any) -> pa.Table:
@@ -127,19 +126,20 @@ def _collected(run: Run, errors: Any, partial: bool, as_text: bool) -> pa.Table:
         ) from None
 
 
-def _print(out: Output, table: pa.Table) -> None:
+def print_table(out: Output, table: pa.Table) -> None:
+    """The first rows for people, all of them for programs."""
     from flowdist.show import frame_table
 
     if out.json:
-        out.data(_records(table))
+        out.data(records(table))
         return
     head = table.slice(0, HEAD)
-    out.show(frame_table(_records(head), table.column_names))
+    out.show(frame_table(records(head), table.column_names))
     if table.num_rows > HEAD:
         out.message(f"\n{HEAD} of {table.num_rows:,} rows; -o table.parquet writes all of them")
 
 
-def _records(table: pa.Table) -> list[dict[str, Any]]:
+def records(table: pa.Table) -> list[dict[str, Any]]:
     """Rows as dicts; of an artifact what it is, not its bytes."""
     from flowdist.artifacts import ARTIFACT_TYPE
 
@@ -150,6 +150,12 @@ def _records(table: pa.Table) -> list[dict[str, Any]]:
                 if row[field.name] is not None:
                     row[field.name].pop("data", None)
     return rows
+
+
+def check_format(path: Path | None) -> None:
+    """Refuse a file whose suffix names no format."""
+    if path is not None and path.suffix not in FORMATS:
+        raise UsageError(f"{path}: a table is written as {', '.join(FORMATS)}, not '{path.suffix}'")
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -175,6 +181,9 @@ def _write(table: pa.Table, path: Path, suffix: str) -> None:
         import pyarrow.csv as pc
 
         pc.write_csv(_flat(table), path)
+    elif suffix == ".json":
+        text = json.dumps(plain(records(table)), indent=1, ensure_ascii=False, allow_nan=False)
+        path.write_text(f"{text}\n", encoding="utf-8")
     else:
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
@@ -184,11 +193,11 @@ def _flat(table: pa.Table) -> pa.Table:
     """The table with what CSV cannot hold as JSON text."""
     import pyarrow as pa
 
-    records = {}
+    nested = {}
     for field in table.schema:
         if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
-            records[field.name] = _records(table.select([field.name]))
-    for name, rows in records.items():
+            nested[field.name] = records(table.select([field.name]))
+    for name, rows in nested.items():
         texts = [None if r[name] is None else json.dumps(plain(r[name])) for r in rows]
         index = table.schema.get_field_index(name)
         table = table.set_column(index, name, pa.array(texts, pa.string()))

@@ -22,27 +22,40 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
+@click.option("--on", metavar="PROFILE", default="laptop", show_default=True,
+              help="Where it runs; on emulator: on Snowflake's, here.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="How many processes.")
+@click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Only so many aircraft.")
+@click.option("--keep", is_flag=True,
+              help="With --on emulator: leave it running, and its runs in it.")  # fmt: skip
 @click.pass_context
-def demo(ctx: click.Context, workers: int | None) -> None:
+def demo(ctx: click.Context, on: str, workers: int | None, rows: int | None, keep: bool) -> None:
     """Run a real many-model flow on real data, on this machine.
 
     336,776 flights from New York City in 2013, one model for each aircraft: the plan, a progress
     bar, the results, and the commands to look at the run. It takes a minute or two.
 
+    With --on emulator it also runs on Snowflake's container services, without an account: the
+    emulator of Snowflake is started if it does not run, and workers in containers take chunks from
+    a hybrid table, and then run as a task graph. All that it made is removed at the end.
+
     \b
       flowdist demo
+      flowdist demo --on emulator
     """
     from rich.console import Console
 
     from flowdist.demo import main
 
+    if on == "emulator" and workers is not None:
+        raise UsageError("--workers is for the demo on this machine; leave it out")
     try:
-        ctx.exit(main(Console(highlight=False), workers=workers))
+        code = main(Console(highlight=False), on=on, workers=workers, rows=rows, keep=keep)
     except ImportError as missing:
         raise UsageError(
             f"the demo needs the package '{missing.name}': pip install 'flowdist[demo]'"
         ) from missing
+    ctx.exit(code)
 
 
 @click.command(cls=Command)

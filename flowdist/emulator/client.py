@@ -242,7 +242,11 @@ class Emulator:
             raise UsageError(
                 "connecting needs snowflake-connector-python: pip install 'flowdist[snowflake]'"
             ) from error
-        return snowflake.connector.connect(**self.connection_parameters(**overrides))
+        from flowdist.snowflake.connection import connect_keywords
+
+        return snowflake.connector.connect(
+            **connect_keywords(self.connection_parameters(**overrides))
+        )
 
     # -- what it is told
 

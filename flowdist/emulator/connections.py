@@ -9,29 +9,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flowdist.errors import UsageError
+from flowdist.snowflake.files import home
 
 __all__ = ["entry", "exports", "home", "write"]
 
 _HEADER = re.compile(r"^\s*\[")
 _NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
-
-
-def home() -> Path:
-    """Where Snowflake's clients look for their files."""
-    own = Path(os.environ.get("SNOWFLAKE_HOME") or "~/.snowflake").expanduser()
-    if own.exists():
-        return own
-    if sys.platform == "darwin":
-        return Path("~/Library/Application Support/snowflake").expanduser()
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "snowflake"
 
 
 def entry(name: str, parameters: Mapping[str, Any]) -> str:

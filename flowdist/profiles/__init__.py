@@ -5,7 +5,7 @@ A profile is found in the first of these that has it::
     register_profile(...)                 in this process
     ./flowdist.toml                       the project's
     the user's own flowdist.toml          in $FLOWDIST_CONFIG, else in the user's config directory
-    flowdist/profiles/builtin.toml        laptop, small, slurm-lab
+    flowdist/profiles/builtin.toml        laptop, small, slurm-lab, emulator
 
 Its values are those of the profile that it ``extends``, overridden by its own, by
 $FLOWDIST_PLAN_<FIELD>, by $FLOWDIST_PROFILE_<NAME>_<FIELD>, and by what the caller gives. Making a

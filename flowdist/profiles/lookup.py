@@ -93,8 +93,8 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> Resolved:
 def list_profiles() -> list[Listed]:
     """The profiles that :func:`resolve` knows, those looked at first, first.
 
-    >>> [(p.name, p.kind) for p in list_profiles() if p.place == "built-in"]
-    [('laptop', 'local'), ('small', 'local'), ('slurm-lab', 'slurm-allocation')]
+    >>> [p.name for p in list_profiles() if p.place == "built-in"]
+    ['laptop', 'small', 'slurm-lab', 'emulator']
     """
     layers = _layers()
     first = {name: layer[name] for layer in reversed(layers) for name in layer}

@@ -1,7 +1,8 @@
 """The one entry of every backend: ``python -m flowdist.workers launch|job DIRECTORY ...``.
 
 ``launch DIRECTORY ATTEMPT`` runs all jobs of a launch on this machine, one after another or several
-at a time; ``job DIRECTORY ATTEMPT JOB`` runs one, of the rows or a reduce.
+at a time; ``job DIRECTORY ATTEMPT JOB`` runs one, of the rows or a reduce. ``container ...`` is for
+containers of Snowflake (see `flowdist.workers.container`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 # What limits the threads of BLAS, OpenMP and numexpr; it must be set before numpy is imported.
 THREAD_VARIABLES = (
@@ -32,15 +35,24 @@ def limit_threads_of(directory: Path, job: int = 0) -> None:
     """Let numerical libraries use as many threads as a worker of the job is meant to."""
     phases = json.loads((directory / "run.json").read_text())["phases"]
     phase = next(p for p in reversed(phases) if p["first_job"] <= job)
+    limit_threads(threads_of(phase))
+
+
+def threads_of(phase: Mapping[str, Any]) -> int:
+    """How many threads numerical libraries may use in a worker of a phase."""
     # None: the job finds out what it has when it starts, and leaves one core to each worker.
-    limit_threads(int(phase["threads"] or phase["plan"]["resources"].get("cpus", 1)))
+    return int(phase["threads"] or phase["plan"]["resources"].get("cpus", 1))
 
 
 def main(arguments: list[str]) -> int:
     """Run a launch or a job; returns the exit code, 0 where it ended as it should."""
-    if len(arguments) < 3 or arguments[0] not in ("launch", "job"):
+    if len(arguments) < 3 or arguments[0] not in ("launch", "job", "container"):
         sys.stderr.write(f"{__doc__}\n")
         return 2
+    if arguments[0] == "container":
+        from flowdist.workers.container import main as container_main
+
+        return container_main(arguments[1:])
     directory = Path(arguments[1])
     limit_threads_of(directory, *map(int, arguments[3:]))
     from flowdist.workers.supervise import job_main, launch_main

@@ -88,10 +88,12 @@ class GroupTables(Protocol):
 class Environment:
     """What the parameters of one row are filled from."""
 
-    __slots__ = ("context", "make_context", "outputs", "row", "unit", "values", "wholes")
+    __slots__ = (
+        "context", "first_row", "make_context", "outputs", "row", "unit", "values", "wholes",
+    )  # fmt: skip
 
     def __init__(self, make_context: Callable[[int], Context]) -> None:
-        self.row = 0
+        self.row = self.first_row = 0
         self.unit = 0
         self.values: tuple[Any, ...] = ()
         self.outputs: dict[str, dict[str, Any]] = {}
@@ -187,7 +189,7 @@ class BoundStage:
         if binding.kind == "field":
             return lambda env: _field(env, binding)
         if binding.kind == "seed":
-            return lambda env: row_seed(self._key, env.row)
+            return lambda env: row_seed(self._key, env.first_row + env.row)
         if binding.kind == "ctx":
             return lambda env: env.ctx(name, self.attempt)
         if binding.kind == "late":
@@ -258,6 +260,7 @@ class Evaluator:
         groups: GroupTables | None = None,
         carried: Callable[[int], tuple[dict[str, Any], set[str]]] | None = None,
         carry: Sequence[str] = (),
+        first_row: int = 0,
     ) -> None:
         self._carried = carried
         self._carry = frozenset(carry)
@@ -265,7 +268,11 @@ class Evaluator:
         self._read_later = {name for s in self._stages for name in s.reads} | self._carry
         self._save = save
         self._sleep = sleep
-        self._env = Environment(lambda row: Context(row, deadline=deadline, folder=scratch))
+        self._env = Environment(
+            lambda row: Context(first_row + row, deadline=deadline, folder=scratch)
+        )
+        # Rows that were fed to a run count on from those that it had.
+        self._env.first_row = first_row
         self._timed = len(stages) > 1 or any(s.timeout is not None for s in stages)
         # Of the row that is running.
         self._buffer = Buffer(len(self._stages))

@@ -51,9 +51,10 @@ LIKELY = 0.9
 RECENT_TASKS = 256
 
 # Why a job ended early: its time limit is near, a signal or a stop request, too many failed rows,
-# a later launch that has taken over, rows that a reduce waits for and that have no result; empty
-# while it runs and where it came to its end.
-Ending = Literal["", "time", "told", "failures", "superseded", "rows"]
+# a later launch that has taken over, rows that a reduce waits for and that have no result, the time
+# budget of the launch is spent, another run needs its worker more; empty while it runs and where it
+# came to its end.
+Ending = Literal["", "time", "told", "failures", "superseded", "rows", "budget", "left"]
 
 
 class Workers(Protocol):
@@ -81,12 +82,15 @@ class Limits:
         spare: seconds before the deadline that are kept for committing: rows that run then are
             ended. No row is begun that is not likely to end before.
         whole_chunks: hand out chunks whole, as tasks of a fresh process each.
+        enough: says why no row is to be begun any more, once that is so; what runs then is run to
+            its end. Asked all the time.
     """
 
     max_failures: int | None = None
     deadline: float | None = None
     spare: float = 10.0
     whole_chunks: bool = False
+    enough: Callable[[], tuple[Ending, str] | None] = lambda: None
 
 
 @dataclass
@@ -254,8 +258,10 @@ class Job:
         self._most_memory = 0
         self._reason = ""
         self._ending: Ending = ""
-        # Whether rows are still begun, and how many that were there were not.
+        # Whether rows are still begun; if not, why where it is not for want of time, and how many
+        # that were there were not.
         self._giving = True
+        self._enough: tuple[Ending, str] | None = None
         self._left_out = 0
 
     def run(self) -> Outcome:
@@ -280,8 +286,10 @@ class Job:
             if self._reason:
                 self._take_back()
                 return
-            if self._giving and self._room() < self._sizer.likely():
-                self._give_no_more()
+            if self._giving:
+                self._enough = self._limits.enough()
+                if self._enough is not None or self._room() < self._sizer.likely():
+                    self._give_no_more()
             self._hand_out()
             if self._work.rows and self._source.overdue:
                 self._work.add(self._source.release(self._work.take_spans()))
@@ -291,7 +299,7 @@ class Job:
                 if self._source.exhausted and not self._left_out:
                     return
                 if not self._giving:
-                    self._end("time", self._about_time())
+                    self._end(*(self._enough or ("time", self._about_time())))
                     return
             events = self._pool.poll(self._patience())
             if self._pool.idle and not self._work.rows:

@@ -295,6 +295,7 @@ def loader(setup: WorkerSetup) -> Callable[[], TableEvaluator]:
             scratch=setup.scratch,
             carried=carried,
             carry=carried_stages(program, phase),
+            first_row=int(manifest.get("first_row", 0)),
         )
         return TableEvaluator(evaluator, grid, columns, numbers)
 

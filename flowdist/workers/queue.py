@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -56,11 +56,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Counts:
-    """Chunks of a queue by state."""
+    """Chunks of a queue by state; `dead` are those that were given up."""
 
     waiting: int
     claimed: int
     done: int
+    dead: int = 0
 
 
 class Queue(Protocol):
@@ -69,6 +70,10 @@ class Queue(Protocol):
     @property
     def lease(self) -> float:
         """Seconds without a renewal after which claims are taken over."""
+
+    @property
+    def by_ticket(self) -> bool:
+        """Whether a claim takes the longer the more it brings; else it takes about the same."""
 
     def put(self, first: int, stop: int, *, claimers: int = 1, priority: int = 0) -> None:
         """Add the chunks `first` to `stop` (exclusive) for about `claimers` claiming processes."""
@@ -85,24 +90,26 @@ class Queue(Protocol):
     def leave(self, worker: str) -> None:
         """Note that `worker` holds nothing and will not come back."""
 
-    def holds(self, claim: Claim) -> bool:
-        """Whether nobody has taken the claim over."""
+    # What follows takes several claims, of one worker, so that it may be one look or statement.
 
-    def complete(self, claim: Claim) -> bool:
-        """Record that all chunks of a claim are done; False, and nothing changes, where it was
-        taken over.
+    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Those that somebody else has taken over."""
+
+    def complete(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Record that all chunks of these claims are done; returns those of which that counts. Of
+        one that was taken over it does not, and nothing changes.
         """
 
-    def fail(self, claim: Claim, *, begun: bool = True) -> None:
-        """Give a claim back at once, for others to take; `begun` where some of it may be done."""
+    def fail(self, claims: Sequence[Claim], *, begun: bool = True) -> None:
+        """Give claims back at once, for others to take; `begun` where some of each may be done."""
 
     def finished(self, *, look: bool = True) -> bool:
-        """Whether all chunks are done; without `look`, only whether somebody has seen so, which is
-        cheap to ask.
+        """Whether all chunks are done or given up; without `look`, only whether somebody has seen
+        so, which is cheap to ask.
         """
 
     def counts(self) -> Counts:
-        """How many chunks wait, are claimed, are done."""
+        """How many chunks there are of each state."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,8 @@ class DirectoryQueue:
         place: which of the claimers this process is, 0 to claimers - 1: the region it begins with.
     """
 
+    by_ticket = True
+
     def __init__(
         self,
         store: Store,
@@ -227,18 +236,24 @@ class DirectoryQueue:
     def leave(self, worker: str) -> None:
         self._write_lease(worker, LEFT)
 
-    def holds(self, claim: Claim) -> bool:
-        later = self._read(f"claims/{_name(claim.put, claim.ticket, claim.token + 1)}")
-        return later is None
+    def lost(self, claims: Sequence[Claim]) -> list[Claim]:
+        return [claim for claim in claims if self._taken_over(claim)]
 
-    def complete(self, claim: Claim) -> bool:
-        if not self.holds(claim):
-            return False
-        return self._create(f"done/{claim.put:06d}-{claim.ticket:06d}", claim.worker)
+    def _taken_over(self, claim: Claim) -> bool:
+        return self._read(f"claims/{_name(claim.put, claim.ticket, claim.token + 1)}") is not None
 
-    def fail(self, claim: Claim, *, begun: bool = True) -> None:
-        name = _name(claim.put, claim.ticket, claim.token)
-        self._create(f"released/{name}", FRESH if claim.fresh and not begun else claim.worker)
+    def complete(self, claims: Sequence[Claim]) -> list[Claim]:
+        return [
+            claim
+            for claim in claims
+            if not self._taken_over(claim)
+            and self._create(f"done/{claim.put:06d}-{claim.ticket:06d}", claim.worker)
+        ]
+
+    def fail(self, claims: Sequence[Claim], *, begun: bool = True) -> None:
+        for claim in claims:
+            name = _name(claim.put, claim.ticket, claim.token)
+            self._create(f"released/{name}", FRESH if claim.fresh and not begun else claim.worker)
 
     def finished(self, *, look: bool = True) -> bool:
         self._load_puts()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # A claim is worth fifty times what a ticket of it costs, be that a millisecond on a local disk or a
 # tenth of a second on a busy network filesystem. No more: what one job has claimed and not begun,
-# others may have to wait for. What a ticket costs, not the claim: larger claims cost more.
+# others may have to wait for. What a ticket costs, not the claim, where larger claims cost more.
 CLAIM_SHARE, SHORTEST_CLAIM, LONGEST_CLAIM = 1 / 50, 0.1, 60.0
 # The median of so many claims: on a busy machine, any one may be interrupted for long.
 RECENT_CLAIMS = 9
@@ -284,7 +284,7 @@ class QueueSource:
         self._pace = _Pace()
         self._rows_per_chunk = chunks.rows_per_chunk
         self._idle_since = self._look_at = self._clock.monotonic()
-        # Seconds that each of the tickets took that were claimed of late.
+        # Seconds that claims of late took, for each of their tickets where it is these that cost.
         self._costs: deque[float] = deque(maxlen=RECENT_CLAIMS)
         self._pause = FIRST_PAUSE
         # When what was claimed last should be done, and how patiently that is seen.
@@ -316,11 +316,11 @@ class QueueSource:
             if self._done_now is not None and not all(claim.fresh for claim in claims):
                 # Only now: once the claim is ours, who had it commits no more of it.
                 self._chunks = self._chunks.but(self._done_now())
-            found = [span for claim in claims for span in self._hold(claim)]
+            found = self._hold(claims)
             found = found if self._whole else _joined(found)
         now = self._clock.monotonic()
         if found:
-            self._costs.append((now - begun) / tickets)
+            self._costs.append((now - begun) / (tickets if self._queue.by_ticket else 1))
             self._idle_since, self._pause = now, FIRST_PAUSE
             self._due = now + self._patience * max(self._worth(), self._expected(found))
         else:
@@ -354,15 +354,20 @@ class QueueSource:
         self._look_at = now + min(longest, pause) * self._random.uniform(1.0, 1.3)
         self._pause = min(2 * self._pause, USUAL_PAUSE)
 
-    def _hold(self, claim: Claim) -> list[Span]:
-        """What is to run of a claim; one of which nothing is left is completed at once."""
-        spans = self._chunks.spans(claim.first, claim.stop, whole=self._whole)
-        if spans:
-            self._held.append(_Held(claim, spans))
-            self.total += self._held[-1].left
-        else:
-            self._complete(claim)
-        return spans
+    def _hold(self, claims: Sequence[Claim]) -> list[Span]:
+        """What is to run of claims; those of which nothing is left are completed at once."""
+        found: list[Span] = []
+        nothing: list[Claim] = []
+        for claim in claims:
+            spans = self._chunks.spans(claim.first, claim.stop, whole=self._whole)
+            if spans:
+                self._held.append(_Held(claim, spans))
+                self.total += self._held[-1].left
+                found += spans
+            else:
+                nothing.append(claim)
+        self._complete(nothing)
+        return found
 
     def ran(self, first: int, count: int, seconds: float) -> None:
         self._pace.saw(count, seconds)
@@ -370,13 +375,18 @@ class QueueSource:
             held.ran(Span(first, first + count))
 
     def committed(self) -> None:
-        for held in [h for h in self._held if h.left <= 0]:
-            self._complete(held.claim)
-            self._held.remove(held)
+        self._complete([held.claim for held in self._held if held.left <= 0])
+        self._held = [held for held in self._held if held.left > 0]
 
-    def _complete(self, claim: Claim) -> None:
-        self._queue.complete(claim)
-        self._completed = True
+    def _complete(self, claims: Sequence[Claim]) -> None:
+        if claims:
+            self._queue.complete(claims)
+            self._completed = True
+
+    def _give_back(self, several: Sequence[_Held]) -> None:
+        for begun in (True, False):
+            if claims := [held.claim for held in several if held.begun == begun]:
+                self._queue.fail(claims, begun=begun)
 
     @property
     def overdue(self) -> bool:
@@ -388,19 +398,20 @@ class QueueSource:
             self._pace, self._patience = _Pace(), 2 * self._patience
         self._due = math.inf
         kept = list(spans)
-        for held in [h for h in self._held if h.left]:
-            if sum(map(held.left_of, spans)) < held.left:
-                continue  # some of it is being run
-            self._queue.fail(held.claim, begun=held.begun)
-            self._held.remove(held)
+        # Of the others some is being run.
+        free = [h for h in self._held if h.left and sum(map(h.left_of, spans)) >= h.left]
+        self._give_back(free)
+        self._held = [held for held in self._held if held not in free]
+        for held in free:
             self.total -= held.left
             mine = Span(held.spans[0].first, held.spans[-1].stop)
             kept = [left for span in kept for left in span.without(mine)]
         return kept
 
     def lost_spans(self) -> list[Span]:
-        lost = [h for h in self._held if not self._queue.holds(h.claim)]
-        self._held = [h for h in self._held if h not in lost]
+        claims = self._queue.lost([held.claim for held in self._held]) if self._held else []
+        lost = [held for held in self._held if held.claim in claims]
+        self._held = [held for held in self._held if held not in lost]
         # A claim that came back here, under a higher token, is not lost.
         return [
             span
@@ -413,8 +424,7 @@ class QueueSource:
         self._queue.renew(self._worker)
 
     def close(self) -> None:
-        for held in self._held:
-            self._queue.fail(held.claim, begun=held.begun)
+        self._give_back(self._held)
         self._held = []
         self._queue.leave(self._worker)
 

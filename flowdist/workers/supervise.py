@@ -16,7 +16,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -36,17 +36,18 @@ from flowdist.phases import (
     reduce_phases,
     row_phases,
 )
+from flowdist.resources import format_time
 from flowdist.results import count_states, row_states
 from flowdist.settings import host
 from flowdist.store import JobAttempt, RunFiles, await_parts
 from flowdist.tables import in_layout_order, map_table
 from flowdist.workers.carry import index_carried
 from flowdist.workers.groups import prepare
-from flowdist.workers.job import Job, Limits, Outcome, Tally
+from flowdist.workers.job import Ending, Job, Limits, Outcome, Tally
 from flowdist.workers.lean import defer_pandas
 from flowdist.workers.pool import Pool
 from flowdist.workers.process import WorkerSetup
-from flowdist.workers.queue import DirectoryQueue
+from flowdist.workers.queue import DirectoryQueue, Queue
 from flowdist.workers.source import Chunks, QueueSource, Source, StaticSource
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ logger = logging.getLogger("flowdist.launch")
 NO_JOB = 10**9
 # The exit code of a job that has work left and no time: who started it may start it again.
 TIME_IS_UP = 75
+# Those of jobs that have ended early, but for 1.
+_EXIT_CODES = {"time": TIME_IS_UP, "budget": 0, "left": 0}
 
 
 class Stopped(Exception):
@@ -102,6 +105,10 @@ class Launch:
     again: bool = False
     # When the scheduler began to count the job's time (unix seconds); None: when its pool is made.
     began: float | None = None
+    # Where chunks are claimed from; None: from the run's directory.
+    queue: Queue | None = None
+    # Says when the job shall begin no more rows, and why (see `flowdist.workers.job.Limits`).
+    enough: Callable[[], tuple[Ending, str] | None] = lambda: None
     manifest: dict[str, Any] = field(init=False)
     intent: dict[str, Any] = field(init=False)
     # Of the job that runs now: what its workers are, what it has, and when its time is over (unix
@@ -235,7 +242,18 @@ class Launch:
             deadline=self.deadline,
             spare=min(Limits.spare, self.resources.get("time", 0) / 10),
             whole_chunks=self.within == "subprocess",
+            enough=self._enough,
         )
+
+    def _enough(self) -> tuple[Ending, str] | None:
+        """Why no row is to be begun any more: the time budget of the launch is spent, or whoever
+        runs the job says so.
+        """
+        until = begin_until(self.manifest, self.attempt, self.intent)
+        if until is not None and time.time() >= until:
+            budget = format_time(int(self.plan["time_budget"]))
+            return "budget", f"the time budget of {budget} is spent"
+        return self.enough()
 
     def failures_but(self, who: JobAttempt) -> Callable[[], int]:
         """Counts the failed rows of this launch's other jobs."""
@@ -256,7 +274,7 @@ class Launch:
             pool,
             table=phase["table"],
             before=self._before(who, phase),
-            limits=self.limits,
+            limits=replace(self.limits, enough=lambda: None) if is_reduce(phase) else self.limits,
             failures_elsewhere=self.failures_but(who),
             stopping=lambda: self.stop.reason,
         ).run()
@@ -279,7 +297,9 @@ class Launch:
         """Where a job of the rows gets its work."""
         whole, number = self.limits.whole_chunks, job - int(phase["first_job"])
         if self.plan["dispatch"] == "queue":
-            queue = queue_of(self.files, self.manifest, self.attempt, phase, place=number)
+            queue = self.queue or queue_of(
+                self.files, self.manifest, self.attempt, phase, place=number
+            )
             # A name that no other start of this job has, on whatever host with whatever pid.
             worker = f"{host()}-{job}-{uuid.uuid4().hex[:8]}"
             queue.renew(worker)
@@ -306,6 +326,18 @@ def worker_count(phase: Phase) -> int:
     return max(1, cores_available() // int(phase["plan"]["resources"].get("cpus", 1)))
 
 
+def begin_until(
+    manifest: Mapping[str, Any], attempt: int, intent: Mapping[str, Any]
+) -> float | None:
+    """When the time budget of a launch is spent (unix seconds); None where it has none. What is fed
+    to a run has no longer than that.
+    """
+    budget = manifest["plan"].get("time_budget")
+    fed = manifest.get("fed") if attempt == 1 else None
+    since = fed["since"] if fed else intent.get("time")
+    return None if budget is None or since is None else float(since) + budget
+
+
 def queue_of(
     files: RunFiles, manifest: Mapping[str, Any], attempt: int, phase: Phase, place: int = 0
 ) -> DirectoryQueue:
@@ -321,24 +353,32 @@ def job_main(
     *,
     again: bool = False,
     began: float | None = None,
+    queue: Queue | None = None,
+    enough: Callable[[], tuple[Ending, str] | None] = lambda: None,
+    stop: StopFlag | None = None,
 ) -> int:
     """Run one job, of the rows or a reduce: what a scheduler's task calls.
 
     Args:
         again: the scheduler has started the job before, in this launch.
         began: when the scheduler began to count the job's time (unix seconds).
+        queue: where its chunks are claimed from; the job is then one of the rows, whatever its
+            number. None: as the plan says.
+        enough: says when it shall begin no more rows, and why.
+        stop: set from outside where the job shall end.
 
     Returns:
         0 where the job has done its part, `TIME_IS_UP` where its time limit came first, 1 where it
         was stopped, 3 where it failed.
     """
-    files, stop = RunFiles.at(directory), StopFlag()
-    _log()
+    files, stop = RunFiles.at(directory), stop or StopFlag()
+    log_to_stderr()
     defer_pandas()
     with stop.on_signals():
         try:
-            launch = Launch(files, attempt, stop, again, began)
-            phase = phase_of(launch.manifest, job)
+            launch = Launch(files, attempt, stop, again, began, queue, enough)
+            manifest = launch.manifest
+            phase = phase_of(manifest, job) if queue is None else row_phases(manifest)[0]
             # What other machines have written may be seen here a while later.
             wanted = launch.jobs_before(phase, job)
             if phase["first_job"] and (late := await_parts(files, attempt, jobs=wanted)):
@@ -349,7 +389,7 @@ def job_main(
                 _run_job(launch, phase, [job])
         except Stopped as why:
             logger.info("job %d: %s", job, why)
-            return TIME_IS_UP if why.ending == "time" else 1
+            return _EXIT_CODES.get(why.ending, 1)
         except Exception as error:
             _record_failure(files, JobAttempt(job, attempt), error)
             return 3
@@ -359,7 +399,7 @@ def job_main(
 def launch_main(directory: Path, attempt: int) -> int:
     """Run all jobs of a launch on this machine: rows first, then each reduce."""
     files, stop = RunFiles.at(directory), StopFlag()
-    _log()
+    log_to_stderr()
     defer_pandas()
     me = psutil.Process()
     if max(files.attempts(), default=attempt) > attempt:
@@ -441,6 +481,10 @@ def _run_job_processes(launch: Launch, jobs: list[int], at_once: int) -> None:
         raise Stopped(str(request["reason"]))
     states = row_states(launch.files, launch.manifest["layout"]["rows"])
     missing = int((states == MISSING).sum())
+    spent = launch.limits.enough()
+    if missing and spent is not None:
+        ending, reason = spent
+        raise Stopped(reason, ending)
     if missing:
         raise Stopped(
             f"{missing} rows have no result: jobs {failed or jobs} ended before they were done"
@@ -490,7 +534,10 @@ def _say(files: RunFiles, who: JobAttempt, state: str, reason: str, **more: str)
     files.put_beat(who, {**beat, **said, "pid": os.getpid()})
 
 
-def _log() -> None:
+def log_to_stderr() -> None:
+    """Let what a job has to say go where its output goes."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
     )
+    # Where a job speaks with Snowflake: not each of its requests.
+    logging.getLogger("snowflake").setLevel(logging.WARNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,26 +12,45 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "slurm"))  # lab_fixture.py
+sys.path.insert(0, str(Path(__file__).parents[1] / "snowflake"))  # cloud.py
 
-from kinds import KINDS, Kind
+from cloud import set_up
+from kinds import EMULATOR, KINDS, Kind
 from lab_fixture import cluster as cluster
 from lab_fixture import lab as lab
+
+from flowdist.emulator import Emulator
+from flowdist.snowflake.connection import connection_name
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Kind:
     found: Kind = request.param
-    if found.cluster:
-        request.getfixturevalue("lab")
+    if found.needs:
+        request.getfixturevalue(found.needs)
     return found
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[None]:
+    """An emulator of Snowflake for all tests of this process, and for submitters of theirs."""
+    with Emulator(grace=3.0) as made:
+        set_up(made)
+        os.environ[EMULATOR] = str(made.directory)
+        # So that runs of submitters are found here by the name of their connection.
+        connection_name(made.connection_parameters())
+        yield
+        del os.environ[EMULATOR]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a kind that needs the cluster are marked as those that ask for it."""
     for item in items:
         call = getattr(item, "callspec", None)
-        if call is not None and getattr(call.params.get("kind"), "cluster", False):
+        needs = "" if call is None else getattr(call.params.get("kind"), "needs", "")
+        if needs == "lab":
             item.add_marker(pytest.mark.slurm)
+        if needs:
             item.add_marker(pytest.mark.timeout(300, func_only=True))
 
 

@@ -5,13 +5,34 @@ A new backend adds one entry to `KINDS`; every test of this folder then runs on 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import psutil
+from cloud import containers_of, plan_on
 
 from flowdist import Plan, Run, local, slurm
+from flowdist.emulator import Emulator
+
+WITHIN = ("sequential", "threads", "processes", "subprocess")
+CHUNKING: Sequence[Mapping[str, object]] = (
+    {"rows_per_chunk": 16},
+    {"by": "group", "target_jobs": 2},
+    {"by": "group", "rows_per_chunk": 5, "chunks_per_job": 4},
+)
+EVERYTHING = [
+    {"within": within, "dispatch": dispatch, **chunking}
+    for within, dispatch, chunking in itertools.product(WITHIN, ("static", "queue"), CHUNKING)
+]
+# Each of what there is once: where jobs are containers, each of them costs a second.
+SELECTION = [
+    {"within": within, **chunking}
+    for within, chunking in zip(WITHIN, itertools.cycle(CHUNKING), strict=False)
+]
 
 
 @dataclass(frozen=True)
@@ -23,8 +44,18 @@ class Kind:
     job_processes: Callable[[Run], list[psutil.Process]]
     # How often processes are killed at random; fewer where a round takes longer.
     rounds: int = 20
-    # Whether it needs the SLURM cluster.
-    cluster: bool = False
+    # What the same table is made by.
+    plans: Sequence[Mapping[str, object]] = field(default_factory=lambda: EVERYTHING)
+    # Where a row that takes too long is ended: how workers do that is the same in every container.
+    within: Sequence[str] = WITHIN
+    # Among which a round chooses.
+    dispatches: Sequence[str] = ("static", "static", "queue")
+    # How long a row takes, in seconds: long enough that a driver sees a run on its way.
+    pause: float = 0.001
+    # How much longer than on this machine it takes until something happens that can be disturbed.
+    delay: float = 1.0
+    # What it runs on, besides this machine: a fixture.
+    needs: str = ""
 
     def workers(self, run: Run) -> list[psutil.Process]:
         """The worker processes of all jobs that run now."""
@@ -68,7 +99,41 @@ def slurm_jobs(run: Run) -> list[psutil.Process]:
     return found
 
 
+EMULATOR = "FLOWDIST_CONFORMANCE"
+"""The variable that says, to submitters in other processes too, where the emulator is."""
+
+
+def spcs_plan(kind: str, **options: Any) -> Plan:
+    """Two jobs, unless `options` say how many, on the emulator of these tests."""
+    connection = Emulator.attach(os.environ[EMULATOR]).connection_parameters()
+    return plan_on(connection, kind, **{"workers": 2, **options})
+
+
+def spcs(
+    name: str,
+    plans: Sequence[Mapping[str, object]],
+    dispatch: str = "static",
+    **options: Any,
+) -> Kind:
+    return Kind(
+        name,
+        partial(spcs_plan, name, **options),
+        lambda run: containers_of(run.id),
+        rounds=2,  # there are others in tests/snowflake
+        plans=plans,
+        within=("processes",),
+        dispatches=(dispatch,),
+        pause=0.01,
+        delay=5.0,
+        needs="emulator",
+    )
+
+
 KINDS = [
     Kind("local", local_plan, local_jobs),
-    Kind("slurm", slurm_plan, slurm_jobs, rounds=12, cluster=True),
+    Kind("slurm", slurm_plan, slurm_jobs, rounds=12, needs="lab"),
+    spcs("spcs-jobs", SELECTION),
+    spcs("spcs-tasks", SELECTION[1:3]),
+    # What a worker that was killed has claimed is others' after its lease.
+    spcs("spcs-queue", SELECTION[1:3], "queue", lease="10s"),
 ]

@@ -9,7 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pyarrow as pa
@@ -23,18 +26,26 @@ from flowdist.run import Run
 ROWS = 2000
 # Every wait in this file ends, whatever is broken.
 PATIENCE = 60.0
+HERE = Path(__file__).parent
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.fault
 
 
-def slow_square(x: int, seed: int) -> dict[str, int]:
-    time.sleep(0.001)
+def slow_square(x: int, seed: int, pause: float) -> dict[str, int]:
+    time.sleep(pause)
     return {"square": x * x, "seed": seed}
 
 
 def make_flow(kind: Kind, root: Path, **plan: object) -> Flow:
     return (
-        flow(param_grid(x=range(ROWS)), seed=7, retry=retry(20, on="crash"))
+        flow(
+            param_grid(x=range(ROWS)),
+            seed=7,
+            const={"pause": kind.pause},
+            retry=retry(20, on="crash"),
+        )
         .stage("work", slow_square)
         .distribute(kind.plan(root=root, **plan))
     )
@@ -42,7 +53,7 @@ def make_flow(kind: Kind, root: Path, **plan: object) -> Flow:
 
 SUBMITTER = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 from pathlib import Path
 from kinds import KINDS
 from test_faults import make_flow
@@ -66,7 +77,7 @@ def submit_elsewhere(kind: Kind, root: Path, **plan: object) -> tuple[subprocess
             sys.executable,
             "-c",
             SUBMITTER,
-            str(Path(__file__).parent),
+            f"{HERE}:{HERE.parent / 'snowflake'}",
             kind.name,
             str(root),
             repr(plan),
@@ -112,13 +123,13 @@ def test_after_kills_and_resume_the_table_is_that_of_an_undisturbed_run(
     kind: Kind, seed: int, tmp_path: Path, undisturbed: pa.Table
 ) -> None:
     choose = random.Random(seed)
-    dispatch = choose.choice(["static", "static", "queue"])
+    dispatch = choose.choice(kind.dispatches)
     submitter, run = submit_elsewhere(
         kind, tmp_path, dispatch=dispatch, rows_per_chunk=choose.choice([1, 50])
     )
     try:
         for _ in range(choose.randint(1, 3)):
-            time.sleep(choose.uniform(0.05, 0.6))
+            time.sleep(kind.delay * choose.uniform(0.05, 0.6))
             kill(
                 choose.choice(["worker", "worker", "job", "submitter"]),
                 kind,
@@ -198,26 +209,32 @@ def test_a_killed_worker_costs_only_the_rows_it_was_running(kind: Kind, tmp_path
     assert len(run.collect(errors="drop")) == ROWS - 2
 
 
-@pytest.mark.parametrize("within", ["processes", "threads", "subprocess", "sequential"])
+@pytest.mark.parametrize(
+    ("kind", "within"),
+    [(kind, within) for kind in KINDS for within in kind.within],
+    indirect=["kind"],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_a_row_over_its_timeout_is_ended_with_its_process_tree(
     kind: Kind, tmp_path: Path, within: str
 ) -> None:
-    def sleep_in_a_child(x: int, pids: str) -> int:
+    def sleep_in_a_child(x: int, nap: str) -> int:
         if x == 2:
-            child = subprocess.Popen(["sleep", "600"])
-            Path(pids).write_text(str(child.pid))
-            child.wait()
+            subprocess.run(["sleep", nap])
         return x
 
-    pids = tmp_path / "pid"
-    run = flow(param_grid(x=range(6)), const={"pids": str(pids)})
+    # What nobody else sleeps for: containers share no files with this process, but the machine.
+    nap = f"600.{uuid.uuid4().int % 10**12}"
+    run = flow(param_grid(x=range(6)), const={"nap": nap})
     run = run.stage("f", sleep_in_a_child, timeout=1.0)
-    run = run.distribute(kind.plan(within=within, root=tmp_path)).submit().wait(PATIENCE)
+    run = run.distribute(kind.plan(within=within, root=tmp_path)).submit()
+    assert _soon(lambda: _sleepers(nap))
+    run.wait(PATIENCE)
 
     table = run.collect(errors="keep")
     assert table["_status"].tolist() == ["ok", "ok", "failed", "ok", "ok", "ok"]
     assert "StageTimeout" in table["_error"][2]
-    assert _gone(int(pids.read_text()))
+    assert _soon(lambda: not _sleepers(nap))
 
 
 def test_a_worker_that_keeps_dying_is_retried_as_often_as_the_policy_says(
@@ -235,21 +252,23 @@ def test_a_worker_that_keeps_dying_is_retried_as_often_as_the_policy_says(
 
 
 def _workers(kind: Kind, run: Run) -> list[psutil.Process]:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if workers := kind.workers(run):
-            return workers
-        time.sleep(0.02)
-    return []
+    return _soon(lambda: kind.workers(run)) or []
 
 
-def _gone(pid: int) -> bool:
+def _sleepers(nap: str) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "status"])
+        if process.info["cmdline"] == ["sleep", nap]
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+
+
+def _soon(find: Callable[[], T]) -> T | None:
+    """What is found, once that is something; None where nothing is for long."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
+        if found := find():
+            return found
         time.sleep(0.05)
-    return False
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -40,20 +39,6 @@ def make_flow() -> Flow:
     )
 
 
-PLANS = [
-    {"within": within, "dispatch": dispatch, **chunking}
-    for within, dispatch, chunking in itertools.product(
-        ("sequential", "threads", "processes", "subprocess"),
-        ("static", "queue"),
-        (
-            {"rows_per_chunk": 16},
-            {"by": "group", "target_jobs": 2},
-            {"by": "group", "rows_per_chunk": 5, "chunks_per_job": 4},
-        ),
-    )
-]
-
-
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
     return results(KINDS[0], tmp_path_factory.mktemp("expected"), within="sequential")
@@ -67,7 +52,12 @@ def results(kind: Kind, root: Path, **plan: object) -> tuple[pd.DataFrame, pd.Da
     return table, run.table("total")
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda p: "-".join(str(v) for v in p.values()))
+@pytest.mark.parametrize(
+    ("kind", "plan"),
+    [(kind, plan) for kind in KINDS for plan in kind.plans],
+    indirect=["kind"],
+    ids=lambda value: getattr(value, "name", None) or "-".join(str(v) for v in value.values()),
+)
 def test_every_plan_gives_the_same_tables(
     kind: Kind,
     plan: dict[str, object],

@@ -15,6 +15,7 @@ import pytest
 
 from flowdist.emulator.account import Account
 from flowdist.emulator.compute.images import NODE
+from flowdist.emulator.server.registry import TOKEN_USER
 
 NAME = "flowdist/public/images/model"
 
@@ -111,6 +112,26 @@ def test_nodes_of_pools_pull_whatever_the_repository(registry: Account) -> None:
     with urllib.request.urlopen(request) as reply:
         assert reply.status == 200
     assert _ask(registry, "GET", "/v2/", password="\u00e9")[0] == 401
+
+
+def test_the_token_of_a_session_signs_in_with_what_its_role_may(registry: Account) -> None:
+    def status(role: str, token: str = "") -> int:
+        issued = registry.tokens.issue(registry.open_session("FLOWDIST", role))
+        known = json.dumps({"token": token or issued.session_token, "expires_in": issued.validity})
+        basic = base64.b64encode(f"{TOKEN_USER}:{known}".encode()).decode()
+        request = urllib.request.Request(
+            f"{registry.url}/v2/{NAME}/tags/list", headers={"Authorization": f"Basic {basic}"}
+        )
+        try:
+            with urllib.request.urlopen(request) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    assert status("FLOWDIST_ROLE") == 200
+    assert status("PUBLIC") == 404
+    assert status("FLOWDIST_ROLE", token="another") == 401
 
 
 def test_what_does_not_have_its_digest_is_refused(registry: Account) -> None:

@@ -320,7 +320,14 @@ class SlurmBackend:
 
         return probe([cast(Slurm, plan) for plan in plans], self._client, clock=self._clock)
 
+    def fetch(self, handle: Handle, artifact: str | None = None) -> None:
+        """Nothing: jobs write into the run's directory."""
+
     # -- ending --------------------------------------------------------------------------------
+
+    def firings(self, handle: Handle) -> list[Path]:
+        """None: its plans have no schedule."""
+        return []
 
     def cancel(self, handle: Handle) -> None:
         handle.files.request_stop(handle.attempt, "cancelled", self._clock.time())
@@ -339,6 +346,9 @@ class SlurmBackend:
                     name = f"{log_of(handle.attempt, array['number'])}-{task}.log"
                     paths.append(handle.files.path(name))
         return paths if job is not None else [path for path in paths if path.exists()]
+
+    def delete(self, handle: Handle) -> None:
+        """Nothing: all of a run is in its directory."""
 
     def close(self) -> None:
         """Nothing is held."""

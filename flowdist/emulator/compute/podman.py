@@ -2,9 +2,7 @@
 
 A shim runs ``podman run`` in the foreground and copies what it prints, so that logs, states and
 adoption after a restart are those of processes. An image that was pushed to the account's registry
-and is not in the storage is pulled from there, by podman. On machines where a container cannot be
-set up as usual (a container inside of one, no control groups, no crun) the options that work are
-found by trying once.
+and is not in the storage is pulled from there, by podman.
 """
 
 from __future__ import annotations
@@ -12,18 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
-import tempfile
 import threading
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from flowdist.emulator.compute.containers import Launch
 from flowdist.emulator.compute.processes import ShimRuntime
 from flowdist.emulator.errors import SqlError
+from flowdist.workers.image.engines import container_options
 
 __all__ = ["PodmanRuntime", "inspect_image"]
 
@@ -40,8 +36,6 @@ CLIENT = (
     "XDG_RUNTIME_DIR",
 )
 """What podman and docker themselves need of the environment."""
-LOW_LIMIT = 4096
-"""Of processes and open files, where podman may not set the limits that it wants."""
 TRIED = 60.0
 """Seconds that an attempt to run something may take."""
 
@@ -60,7 +54,7 @@ class PodmanRuntime(ShimRuntime):
         """See :class:`ShimRuntime`."""
         name = _name(launch)
         with self._trying:
-            base = options(self._engine)
+            base = container_options(self._engine)
         command = [self._engine, *base[0], "run", "--name", name, *base[1]]
         command += ["--network", launch.network]
         if launch.authfile and self._engine == "podman":
@@ -113,45 +107,6 @@ class PodmanRuntime(ShimRuntime):
         except (OSError, KeyError, ValueError):
             return
         _run(remove)
-
-
-@cache
-def options(engine: str) -> tuple[list[str], list[str]]:
-    """What a container needs of options on this machine, before and after ``run``; the plain ones
-    where nothing works, so that the container itself says why.
-    """
-    if engine != "podman":
-        return [], []
-    runtimes: list[list[str]] = [[]]
-    if shutil.which("runc"):
-        runtimes.append(["--runtime", "runc"])
-    limits = _low_limits()
-    for runtime in runtimes:
-        for more in ([], limits, ["--cgroups=disabled"], ["--cgroups=disabled", *limits]):
-            if _can_set_up([engine, *runtime], more):
-                return runtime, more
-    return [], []
-
-
-def _can_set_up(client: list[str], options: list[str]) -> bool:
-    """Whether a container with these options comes as far as to look for its program."""
-    with tempfile.TemporaryDirectory(prefix="flowdist-") as empty:
-        made = _run([*client, "create", *options, "--network", "host", "--rootfs", empty, "none"])
-        if made.returncode != 0:
-            return False
-        container = made.stdout.decode().split()[-1]
-        begun = _run([*client, "start", "--attach", container])
-        _run([*client, "rm", "--force", container])
-    return begun.returncode == 127 or b"executable file" in begun.stderr
-
-
-def _low_limits() -> list[str]:
-    """Limits as options that can be set without CAP_SYS_RESOURCE, as podman's own cannot."""
-    found = []
-    for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
-        most = min(resource.getrlimit(number)[1] % (1 << 62), LOW_LIMIT)
-        found += ["--ulimit", f"{name}={most}:{most}"]
-    return found
 
 
 def inspect_image(engine: str, source: str) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def routes(account: Account, runner: Runner) -> list[Route]:
 
     async def renew(request: Request) -> Response:
         body = await json_body(request)
-        if body.get("requestType") != "RENEW":
+        # ISSUE: a further token of the session, for its image registry.
+        if body.get("requestType") not in ("RENEW", "ISSUE"):
             raise SqlError(390400, "08001", f"Unknown request type {body.get('requestType')!r}.")
         session, pair = account.tokens.renew(bearer(request))
         return json_reply(

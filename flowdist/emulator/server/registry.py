@@ -1,10 +1,11 @@
 """The image registry: as much of the OCI distribution API as ``podman push`` and ``pull`` need.
 
-A client signs in with the name and the password of a user; pushing needs WRITE on the repository
-for the user's default role, pulling READ. Layers and manifests are files by their digests under
-``registry/`` of the account's directory; a manifest that arrives with a tag registers the image,
-with what its configuration says (`compute/images.py`). Of an index, as docker pushes it for several
-platforms or with attestations, the image for linux counts.
+A client signs in with the name and the password of a user; or, as `TOKEN_USER`, with a token of a
+session, as ``snow spcs image-registry token`` gives it. Pushing needs WRITE on the repository for
+the user's default role, or for that of the session; pulling READ. Layers and manifests are files by
+their digests under ``registry/`` of the account's directory; a manifest that arrives with a tag
+registers the image, with what its configuration says (`compute/images.py`). Of an index, as docker
+pushes it for several platforms or with attestations, the image for linux counts.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["routes"]
 
+TOKEN_USER = "0sessiontoken"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LARGEST_MANIFEST = 4_000_000
 """Bytes, as other registries have it."""
@@ -216,11 +218,20 @@ class Registry:
             password.encode(), self._account.images.key.encode()
         ):
             return Session(0, NODE, "ACCOUNTADMIN")
+        if kind.lower() == "basic" and user == TOKEN_USER:
+            return self._session_of(password)
         if kind.lower() == "basic" and user:
             found = self._account.access.check_password(user.upper(), password)
         if found is None:
             raise Refused(401, "UNAUTHORIZED", "the name of a user and the password are wanted")
         return Session(0, found.name, found.data.get("default_role") or "PUBLIC")
+
+    def _session_of(self, password: str) -> Session:
+        """The session whose token a client has, in JSON."""
+        try:
+            return self._account.tokens.session_of(str(json.loads(password)["token"]))
+        except (ValueError, KeyError, TypeError, SqlError):
+            raise Refused(401, "UNAUTHORIZED", "not the token of a session") from None
 
     def _repository(self, request: Request, *, write: bool) -> Object:
         session = self._session(request)

@@ -157,7 +157,10 @@ def _cast(node: exp.Expr, found: str, target: DataType, word: str) -> exp.Expr:
     if name in (*_MOMENTS, "TIME") and found == "TEXT":
         return template(_PARSED[name].format(w=word), node)
     if name in _MOMENTS and found == "FIXED":
-        return template(f"CAST(make_timestamp(CAST({{0}} AS BIGINT) * 1000000) AS {storage})", node)
+        made = "make_timestamp(CAST({0} AS BIGINT) * 1000000)"
+        # Seconds since 1970 in UTC, whatever the zone of the session is.
+        made = f"timezone('UTC', {made})" if name == "TIMESTAMP_LTZ" else made
+        return template(f"CAST({made} AS {storage})", node)
     if name == "TIME" and found == "TIMESTAMP_LTZ":
         return template("CAST(CAST({0} AS TIMESTAMP) AS TIME)", node)
     return template(f"{word}({{0}} AS {storage})", node)
@@ -187,6 +190,8 @@ def _to_tz(node: exp.Expr, found: str) -> exp.Expr:
         return template("{0}", node)
     if found == "TEXT":
         return template("sf_tz({0})", node)
+    if found == "FIXED":
+        node = cast(node, LTZ)
     return template("sf_tz(CAST(CAST({0} AS TIMESTAMPTZ) AS VARCHAR))", node)
 
 

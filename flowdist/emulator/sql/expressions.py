@@ -218,6 +218,11 @@ class Expressions:
     # -- operators
 
     def _comparison(self, node: exp.Expr, scope: Scope) -> exp.Expr:
+        given = node.args["expression"]
+        if isinstance(node, exp.NEQ) and isinstance(given, exp.All):
+            # What the parser makes of NOT IN (SELECT ...).
+            inside = exp.In(this=node.this, query=given.this)
+            return typed(exp.Not(this=self._in(inside, scope)), BOOLEAN)
         left, right = self(node.args["this"], scope), self(node.args["expression"], scope)
         left, right = to.comparable(left, right)
         node.set("this", left)
