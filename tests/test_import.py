@@ -38,7 +38,19 @@ def test_asking_for_what_exists_loads_nothing() -> None:
     assert loaded_after(listing).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["errors", "clock", "retry", "schema", "artifacts", "flow"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "errors",
+        "clock",
+        "retry",
+        "schema",
+        "artifacts",
+        "flow",
+        "workers.supervise",
+        "workers.container",
+    ],
+)
 def test_what_a_job_process_imports_stays_light(module: str) -> None:
     # A job starts thousands of processes: pandas, pydantic and rich would be most of their time.
     assert loaded_after(f"import flowdist.{module}").isdisjoint({"pandas", "pydantic", "rich"})

@@ -207,8 +207,7 @@ def fitting(**needs: Any) -> Flow:
 
 @pytest.fixture
 def _phased_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {**PLANS, "phased-here": Phased}
-    monkeypatch.setattr("flowdist.plan.PLANS", known)
+    monkeypatch.setitem(PLANS, "phased-here", Phased)
 
 
 @pytest.mark.usefixtures("_phased_plans")

@@ -36,7 +36,6 @@ from flowdist.phases import (
     reduce_phases,
     row_phases,
 )
-from flowdist.resources import format_time
 from flowdist.results import count_states, row_states
 from flowdist.settings import host
 from flowdist.store import JobAttempt, RunFiles, await_parts
@@ -251,6 +250,8 @@ class Launch:
         """
         until = begin_until(self.manifest, self.attempt, self.intent)
         if until is not None and time.time() >= until:
+            from flowdist.resources import format_time  # brings pydantic, of no use in most jobs
+
             budget = format_time(int(self.plan["time_budget"]))
             return "budget", f"the time budget of {budget} is spent"
         return self.enough()

@@ -28,11 +28,12 @@ EVERYTHING = [
     {"within": within, "dispatch": dispatch, **chunking}
     for within, dispatch, chunking in itertools.product(WITHIN, ("static", "queue"), CHUNKING)
 ]
-# Each of what there is once: where jobs are containers, each of them costs a second.
+# Each of what there is once: where jobs are tasks or containers, each of them costs a second.
 SELECTION = [
     {"within": within, **chunking}
     for within, chunking in zip(WITHIN, itertools.cycle(CHUNKING), strict=False)
 ]
+QUEUED: Mapping[str, object] = {"within": "processes", "dispatch": "queue", **CHUNKING[0]}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Kind:
     plan: Callable[..., Plan]
     job_processes: Callable[[Run], list[psutil.Process]]
     # How often processes are killed at random; fewer where a round takes longer.
-    rounds: int = 20
+    rounds: int = 10
     # What the same table is made by.
     plans: Sequence[Mapping[str, object]] = field(default_factory=lambda: EVERYTHING)
     # Where a row that takes too long is ended: how workers do that is the same in every container.
@@ -119,7 +120,7 @@ def spcs(
         name,
         partial(spcs_plan, name, **options),
         lambda run: containers_of(run.id),
-        rounds=2,  # there are others in tests/snowflake
+        rounds=1,  # there are others in tests/snowflake
         plans=plans,
         within=("processes",),
         dispatches=(dispatch,),
@@ -131,9 +132,10 @@ def spcs(
 
 KINDS = [
     Kind("local", local_plan, local_jobs),
-    Kind("slurm", slurm_plan, slurm_jobs, rounds=12, needs="lab"),
-    spcs("spcs-jobs", SELECTION),
-    spcs("spcs-tasks", SELECTION[1:3]),
+    # There are others in tests/slurm.
+    Kind("slurm", slurm_plan, slurm_jobs, rounds=4, plans=[*SELECTION, QUEUED], needs="lab"),
+    spcs("spcs-jobs", SELECTION[:2]),
+    spcs("spcs-tasks", SELECTION[2:3]),
     # What a worker that was killed has claimed is others' after its lease.
-    spcs("spcs-queue", SELECTION[1:3], "queue", lease="10s"),
+    spcs("spcs-queue", SELECTION[1:2], "queue", lease="10s"),
 ]

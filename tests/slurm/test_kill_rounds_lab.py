@@ -177,7 +177,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, pa.
 
 
 @pytest.mark.usefixtures("lab")
-@pytest.mark.parametrize("first", range(0, 24, TOGETHER))
+@pytest.mark.parametrize("first", range(0, 12, TOGETHER))
 def test_whatever_is_killed_the_tables_are_those_of_an_undisturbed_run(
     first: int, tmp_path: Path, undisturbed: tuple[pa.Table, pa.Table]
 ) -> None:

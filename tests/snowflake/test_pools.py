@@ -55,7 +55,8 @@ def test_a_pool_outlives_its_runs_and_starts_the_next_at_once(
 
 def test_two_runs_share_a_pool(cloud: Cloud, tmp_path: Path, pool: Name) -> None:
     plan = cloud.plan("spcs-queue", tmp_path, pool="fits")
-    build = flow(param_grid(x=range(48)), const={"seconds": 0.3}).stage("sq", slow)
+    # Longer than it takes a worker to look whether another run needs it more.
+    build = flow(param_grid(x=range(48)), const={"seconds": 0.7}).stage("sq", slow)
     first = (build := build.distribute(plan)).submit("first")
     wait_until_at_work(cloud, first, workers=2)
     second = build.submit("second")

@@ -62,6 +62,8 @@ logger = logging.getLogger("flowdist.snowflake")
 
 # All replicas are ready within this time, or the pool has no room for them.
 WARM_SECONDS = 900.0
+# Workers that have nothing left to do end within this time.
+END_SECONDS = 20.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.3, 5.0
 # Clocks of this machine and of workers are at most so far apart, in seconds.
 CLOCKS_DIFFER = 10.0
@@ -358,6 +360,8 @@ class QueueWorkers:
                 _queue(remote).withdraw()
 
     def remove(self, remote: Remote) -> None:
+        if remote.started:
+            self._await_end(remote)
         for suffix in ("workers", "reduces"):
             drop_service(remote.client, remote.name(suffix))
         try:
@@ -365,6 +369,18 @@ class QueueWorkers:
         except SnowflakeError as error:
             if not error.missing:
                 raise
+
+    def _await_end(self, remote: Remote) -> None:
+        """Wait a moment for workers that have seen that nothing is left: each writes a last
+        heartbeat, which would stay behind.
+        """
+        deadline, pause = self._clock.monotonic() + END_SECONDS, FIRST_PAUSE
+        while self._clock.monotonic() < deadline:
+            seen = containers(remote.client, remote.name("workers"))
+            if all(s.state.ended for s in seen.values()):
+                return
+            self._clock.sleep(pause)
+            pause = min(1.5 * pause, LONGEST_PAUSE)
 
 
 def _tell_fed(remote: Remote) -> None:
