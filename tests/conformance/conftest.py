@@ -31,9 +31,9 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def emulator() -> Iterator[None]:
-    """An emulator of Snowflake for all tests of this process, and for submitters of theirs."""
+    """An emulator of Snowflake for the tests of a module, and for submitters of theirs."""
     with Emulator(grace=3.0) as made:
         set_up(made)
         os.environ[EMULATOR] = str(made.directory)
