@@ -24,7 +24,7 @@ demo: $(DEMO_READY)
 	@$(BIN)/flowdist demo
 
 test: lint $(CONNECTOR4)/.installed $(SNOW)/.installed
-	@$(BIN)/python -m pytest -q -n 4
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal
 
 bench: $(VENV)/.installed-bench $(FAKESNOW)/.installed
 	@set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python "$$file"; done

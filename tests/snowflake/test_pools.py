@@ -58,7 +58,7 @@ def test_two_runs_share_a_pool(cloud: Cloud, tmp_path: Path, pool: Name) -> None
     # Longer than it takes a worker to look whether another run needs it more.
     build = flow(param_grid(x=range(48)), const={"seconds": 0.7}).stage("sq", slow)
     first = (build := build.distribute(plan)).submit("first")
-    wait_until_at_work(cloud, first, workers=2)
+    wait_until_at_work(cloud, first)
     second = build.submit("second")
     wait_for(lambda: second.status().done > 0)
 

@@ -82,8 +82,10 @@ class SnowflakeBackend:
         # A run is not closed by anybody: its connections are when it is forgotten.
         weakref.finalize(self, _close, self._clients)
         self._watch = Watch()
-        # Logs of launches that are over were looked for once.
+        # Logs of launches that are over were looked for once; those that were fetched while the job
+        # ran may lack its last lines.
         self._looked_for: set[tuple[int, int]] = set()
+        self._followed: set[tuple[int, int]] = set()
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -368,12 +370,17 @@ class SnowflakeBackend:
             wanted = [
                 job
                 for job in wanted
-                if not files.path(files.log(JobAttempt(job, handle.attempt))).is_file()
-                and (handle.attempt, job) not in self._looked_for
+                if (handle.attempt, job) not in self._looked_for
+                and (
+                    (handle.attempt, job) in self._followed
+                    or not files.path(files.log(JobAttempt(job, handle.attempt))).is_file()
+                )
             ]
             self._looked_for |= {(handle.attempt, job) for job in wanted}
         elif now < watch.next_logs:
             return
+        else:
+            self._followed |= {(handle.attempt, job) for job in wanted}
         if not wanted:
             return
         try:
