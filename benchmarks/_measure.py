@@ -9,7 +9,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,23 @@ def verdict_table(verdicts: Sequence[Verdict], title: str) -> Table:
     for v in verdicts:
         table.add_row(v.what, v.budget, v.measured, f"[{'green' if v.kept else 'red'}]{v.word}[/]")
     return table
+
+
+def tell(
+    numbers: Sequence[dict[str, Any]],
+    tables: Sequence[Table | str],
+    verdicts: Sequence[Verdict],
+    *,
+    as_json: bool,
+) -> int:
+    """Print what was measured, as JSON or as tables; 1 where a budget is missed, else 0."""
+    if as_json:
+        print(json.dumps({"found": numbers, "budgets": [asdict(v) for v in verdicts]}))
+    else:
+        console = open_console()
+        for table in (*tables, verdict_table(verdicts, "Budgets")):
+            console.print(table)
+    return 0 if all(v.kept for v in verdicts) else 1
 
 
 def start_together(processes: Sequence[subprocess.Popen[str]]) -> list[Any]:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _measure import Verdict, open_console, start_together, verdict_table
+from _measure import Verdict, start_together, tell
 from rich.table import Table
 
 # The connector would ask for credentials of a cloud, and wait for an answer.
@@ -295,17 +295,10 @@ def main() -> int:
         for case in options.case or cases:
             cases[case](sink)
     found = list(sink.values())
-    judged = verdicts(found)
-    if options.json:
-        numbers = [{**asdict(f), "per_second": f.per_second} for f in found]
-        print(json.dumps({"found": numbers, "budgets": [asdict(v) for v in judged]}))
-    else:
-        console = open_console()
-        console.print(table_of(found))
-        if not PEER.exists():
-            console.print(f"No peer: {PEER.parents[1].name} is missing; `make bench` makes it.")
-        console.print(verdict_table(judged, "Budgets"))
-    return 0 if all(v.kept for v in judged) else 1
+    numbers = [{**asdict(f), "per_second": f.per_second} for f in found]
+    no_peer = f"No peer: {PEER.parents[1].name} is missing; `make bench` makes it."
+    shown = [table_of(found), *([] if PEER.exists() else [no_peer])]
+    return tell(numbers, shown, verdicts(found), as_json=options.json)
 
 
 def measure_statements(sink: dict[str, Found]) -> None:

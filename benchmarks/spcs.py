@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from _measure import Verdict, open_console, start_together, verdict_table
+from _measure import Verdict, start_together, tell
 from rich.table import Table
 
 from flowdist import Plan, flow, profile, spcs_jobs, spcs_queue, spcs_tasks
@@ -276,19 +276,12 @@ def main() -> int:
         for case in options.case or ("chunks", "uneven"):
             cases[case](sink)
     found = list(sink.values())
-    judged = verdicts(found)
-    if options.json:
-        numbers = [{**asdict(f), "statements": f.statements} for f in found]
-        print(json.dumps({"found": numbers, "budgets": [asdict(v) for v in judged]}))
-    else:
-        console = open_console()
-        uneven = [f for f in found if "uneven" in f.what]
-        if counted := [f for f in found if f not in uneven]:
-            console.print(chunk_table(counted))
-        if uneven:
-            console.print(skew_table(uneven))
-        console.print(verdict_table(judged, "Budgets"))
-    return 0 if all(v.kept for v in judged) else 1
+    numbers = [{**asdict(f), "statements": f.statements} for f in found]
+    uneven = [f for f in found if "uneven" in f.what]
+    counted = [f for f in found if f not in uneven]
+    shown = [chunk_table(counted)] if counted else []
+    shown += [skew_table(uneven)] if uneven else []
+    return tell(numbers, shown, verdicts(found), as_json=options.json)
 
 
 if __name__ == "__main__":

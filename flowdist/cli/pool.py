@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from flowdist.backends.snowflake.plans import SpcsQueue
     from flowdist.backends.snowflake.pools import PoolStatus
     from flowdist.snowflake.connection import Client
+    from flowdist.snowflake.names import Name
 
 __all__ = ["pool"]
 
@@ -122,9 +124,8 @@ def status(name: str, on: str | None, fields: dict[str, Any], as_json: bool) -> 
     """
     from flowdist.backends.snowflake.pools import pool_status
 
-    plan = _plan(on, {**fields, "pool": name}, only_where=True)
-    with _client(plan) as client:
-        found = pool_status(client, _full_name(plan, client))
+    with _where(name, on, fields) as (client, full):
+        found = pool_status(client, full)
     Output(json=as_json).table(_status_table(found), found.to_dict())
 
 
@@ -141,9 +142,7 @@ def scale(name: str, workers: int, on: str | None, fields: dict[str, Any], as_js
     """
     from flowdist.backends.snowflake.pools import scale_pool
 
-    plan = _plan(on, {**fields, "pool": name}, only_where=True)
-    with _client(plan) as client:
-        full = _full_name(plan, client)
+    with _where(name, on, fields) as (client, full):
         scale_pool(client, full, workers)
     out = Output(json=as_json)
     out.message(f"Pool {full} is to have {workers} workers.")
@@ -162,9 +161,7 @@ def stop(name: str, on: str | None, fields: dict[str, Any], as_json: bool) -> No
     """
     from flowdist.backends.snowflake.pools import stop_pool
 
-    plan = _plan(on, {**fields, "pool": name}, only_where=True)
-    with _client(plan) as client:
-        full = _full_name(plan, client)
+    with _where(name, on, fields) as (client, full):
         stop_pool(client, full)
     out = Output(json=as_json)
     out.message(f"Pool {full} has ended.")
@@ -194,27 +191,25 @@ def _plan(on: str | None, fields: dict[str, Any], *, only_where: bool = False) -
     return SpcsQueue(**fields)
 
 
-class _client:
+@contextmanager
+def _client(plan: SpcsQueue) -> Iterator[Client]:
     """A connection for as long as it is needed."""
+    from flowdist.snowflake.connection import client_for
 
-    def __init__(self, plan: SpcsQueue) -> None:
-        from flowdist.snowflake.connection import client_for
-
-        self._client = client_for(plan.connection)
-
-    def __enter__(self) -> Client:
-        return self._client
-
-    def __exit__(self, *failure: object) -> None:
-        self._client.close()
+    with closing(client_for(plan.connection)) as client:
+        yield client
 
 
-def _full_name(plan: SpcsQueue, client: Client) -> Any:
+@contextmanager
+def _where(name: str, on: str | None, fields: dict[str, Any]) -> Iterator[tuple[Client, Name]]:
+    """A connection to where a pool is, and its full name."""
     from flowdist.backends.snowflake.pools import pool_name
     from flowdist.backends.snowflake.remote import runs_place
 
+    plan = _plan(on, {**fields, "pool": name}, only_where=True)
     assert plan.pool is not None
-    return pool_name(plan.pool, runs_place(plan, client).stage)
+    with _client(plan) as client:
+        yield client, pool_name(plan.pool, runs_place(plan, client).stage)
 
 
 def _status_table(found: PoolStatus) -> RenderableType:

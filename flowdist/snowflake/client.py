@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from flowdist.clock import Clock, SystemClock
 from flowdist.errors import BackendError
+from flowdist.snowflake.names import Name, Place
 
 __all__ = ["Client", "SnowflakeError", "shape"]
 
@@ -218,6 +219,19 @@ class Client:
             "SELECT CURRENT_DATABASE() AS database, CURRENT_SCHEMA() AS schema, "
             "CURRENT_WAREHOUSE() AS warehouse, CURRENT_ROLE() AS role"
         )[0]
+
+    def full_name(self, name: Name) -> Name:
+        """The full name of an object, where the session finds it; as it is where the session has no
+        database or schema.
+        """
+        if len(name.parts) == 3:
+            return name
+        session = self.session()
+        return name.within(session["database"], session["schema"])
+
+    def full_place(self, place: Place) -> Place:
+        """A folder of a stage with the stage's full name, as `full_name` gives it."""
+        return Place(self.full_name(place.stage), place.folder)
 
     def issue_token(self) -> tuple[str, int]:
         """A token of this thread's session, and for how many seconds it is good: what a registry of

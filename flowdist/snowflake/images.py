@@ -201,10 +201,7 @@ def find_repository(client: Client, text: str | None = None) -> Repository:
     if text is None:
         return _only(repositories(client))
     written = text.strip("/").replace("/", ".") if "/" in text else text
-    name = Name.parse(written, "repository")
-    if len(name.parts) < 3:
-        session = client.session()
-        name = name.within(session["database"], session["schema"])
+    name = client.full_name(Name.parse(written, "repository"))
     if not all(_PART.fullmatch(part.lower()) and part == part.upper() for part in name.parts):
         raise UsageError(
             f"repository {name.sql}: paths of images are in lower case, so that a repository whose "

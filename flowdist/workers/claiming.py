@@ -185,7 +185,7 @@ class TableQueue(ABC):
         """See what is free, and settle in which order to go through it."""
         self._looked = self._clock.monotonic()
         found = self._undone()
-        self._over = not found.undone and self._all_ended()
+        self._over = not found.undone and self.counts().over
         # Its own claims a worker knows of, however long it was since it renewed them.
         mine = {claim.first for claim in self._held}
         free = [t for t in found.free if t.first not in mine]
@@ -273,12 +273,8 @@ class TableQueue(ABC):
 
     def finished(self, *, look: bool = True) -> bool:
         if look:
-            self._over = self._all_ended()
+            self._over = self.counts().over
         return self._over
-
-    def _all_ended(self) -> bool:
-        counts = self.counts()
-        return not counts.waiting and not counts.claimed and bool(counts.done or counts.dead)
 
     def _counted(self, rows: Iterable[dict[str, Any]]) -> Counts:
         """From rows of a state and how many chunks it has."""
@@ -304,17 +300,25 @@ class TableQueue(ABC):
     @abstractmethod
     def counts(self) -> Counts: ...
 
-    @abstractmethod
     def dead(self) -> list[tuple[int, int, str]]:
         """Chunks that were given up: first, stop (exclusive), and why."""
+        return [
+            (first, first + int(row["extent"]), str(row["said"]))
+            for row in self._buried()
+            for first in [int(row["chunk_id"])]
+        ]
 
     @abstractmethod
     def withdraw(self) -> None:
         """Let nobody claim what is left: delete what has not ended."""
 
-    @abstractmethod
     def remove(self) -> None:
         """Delete everything of the job."""
+        self._client.run(f"DELETE FROM {self._table} WHERE JOB_ID = ?", (self._job,))
+
+    @abstractmethod
+    def _buried(self) -> list[dict[str, Any]]:
+        """Tickets that were given up: CHUNK_ID, EXTENT (how many chunks) and SAID (why)."""
 
     @abstractmethod
     def _undone(self) -> Look:

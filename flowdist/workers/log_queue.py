@@ -372,18 +372,13 @@ class LogQueue(TableQueue):
             )
         )
 
-    def dead(self) -> list[tuple[int, int, str]]:
-        rows = self._client.rows(
+    def _buried(self) -> list[dict[str, Any]]:
+        return self._client.rows(
             "SELECT CHUNK_ID, MAX(CHUNKS) AS EXTENT, MAX(ERROR_MSG) AS SAID "
             f"FROM {self._table} WHERE JOB_ID = ? AND EVENT IN ('DONE', 'DEAD') GROUP BY CHUNK_ID "
             "HAVING MIN(EVENT) = MAX(EVENT) AND MAX(ERROR_MSG) IS NOT NULL ORDER BY CHUNK_ID",
             (self._job,),
         )
-        return [
-            (first, first + int(r["extent"]), str(r["said"]))
-            for r in rows
-            for first in [int(r["chunk_id"])]
-        ]
 
     def withdraw(self) -> None:
         self._client.run(
@@ -391,6 +386,3 @@ class LogQueue(TableQueue):
             f"FROM {self._table} WHERE JOB_ID = ? AND EVENT IN ('DONE', 'DEAD'))",
             (self._job, self._job),
         )
-
-    def remove(self) -> None:
-        self._client.run(f"DELETE FROM {self._table} WHERE JOB_ID = ?", (self._job,))

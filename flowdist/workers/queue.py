@@ -63,6 +63,16 @@ class Counts:
     done: int
     dead: int = 0
 
+    @property
+    def total(self) -> int:
+        """All chunks that were put into the queue."""
+        return self.waiting + self.claimed + self.done + self.dead
+
+    @property
+    def over(self) -> bool:
+        """Whether all that were put into it, and there are some, are done or given up."""
+        return self.total > 0 and not self.waiting and not self.claimed
+
 
 class Queue(Protocol):
     """Where chunks wait. Every method may be called from any process; none blocks."""

@@ -244,8 +244,7 @@ class Server:
         manifest = RunFiles.at(self._runs / run).read_json(RunFiles.RUN)
         if manifest is None:
             return False
-        counts = self._queue(self._own, manifest["plan"]).counts()
-        return bool(counts.waiting + counts.claimed + counts.done + counts.dead)
+        return self._queue(self._own, manifest["plan"]).counts().total > 0
 
     def _suspend(self) -> None:
         """Suspend the pool that this worker is of, until somebody puts chunks into it."""

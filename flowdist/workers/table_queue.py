@@ -245,23 +245,15 @@ class HybridQueue(TableQueue):
             )
         )
 
-    def dead(self) -> list[tuple[int, int, str]]:
-        rows = self._client.rows(
-            f"SELECT CHUNK_ID, CHUNKS, ERROR_MSG FROM {self._table} "
+    def _buried(self) -> list[dict[str, Any]]:
+        return self._client.rows(
+            f"SELECT CHUNK_ID, CHUNKS AS EXTENT, ERROR_MSG AS SAID FROM {self._table} "
             "WHERE JOB_ID = ? AND STATUS = 'DEAD' ORDER BY CHUNK_ID",
             (self._job,),
         )
-        return [
-            (first, first + int(row["chunks"]), str(row["error_msg"]))
-            for row in rows
-            for first in [int(row["chunk_id"])]
-        ]
 
     def withdraw(self) -> None:
         self._client.run(
             f"DELETE FROM {self._table} WHERE JOB_ID = ? AND STATUS IN ('PENDING', 'RUNNING')",
             (self._job,),
         )
-
-    def remove(self) -> None:
-        self._client.run(f"DELETE FROM {self._table} WHERE JOB_ID = ?", (self._job,))

@@ -158,7 +158,7 @@ def test_the_command_shows_and_scales(
         found: dict[str, object] = json.loads(result.stdout)
         return found
 
-    assert run("status", "fits")["instances"] == {"ready": 2}
+    wait_for(lambda: run("status", "fits")["instances"] == {"ready": 2})
     assert run("scale", "fits", "1") == {"name": pool.sql, "replicas": 1}
     assert run("status", "fits")["wanted"] == 1
     scale_pool(cloud.client(), pool, 2)

@@ -92,10 +92,7 @@ def _client(name: str | None) -> Iterator[Client]:
 
 
 def _resolved(place: Place, client: Client) -> Place:
-    if len(place.stage.parts) == 3:
-        return place
-    session = client.session()
-    place = place.within(session["database"], session["schema"])
+    place = client.full_place(place)
     if len(place.stage.parts) < 3:
         raise UsageError(
             f"{place} has no database or schema, and neither has the session; write "

@@ -271,11 +271,7 @@ class SnowflakeBackend:
         note_states(handle, watch)
         now = self._clock.monotonic()
         watch.ended_since = now if watch.ended_since is None else watch.ended_since
-        unseen = late(handle, watch)
-        if not unseen and remote.plan.kind == "spcs-queue":
-            from flowdist.backends.snowflake.workers import rows_late
-
-            unseen = rows_late(remote)
+        unseen = late(handle, watch) or _dispatch(remote.plan).late(remote)
         if unseen and now - watch.ended_since < LATE_SECONDS:
             return
         if unseen:

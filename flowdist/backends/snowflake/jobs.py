@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowdist.backends.base import JobState, Remark
-from flowdist.backends.snowflake.remote import Remote, Seen
+from flowdist.backends.snowflake.remote import NOT_STARTED, Remote, Seen
 from flowdist.backends.snowflake.services import (
+    ask_reduces,
     cancel_job,
-    containers,
     drop_service,
     replicas,
     run_job,
@@ -19,10 +19,8 @@ from flowdist.backends.snowflake.services import (
 from flowdist.backends.snowflake.spec import RUNS, execute_job
 from flowdist.snowflake.names import Name
 
-__all__ = ["FOLLOWS", "NOT_STARTED", "JobServices"]
+__all__ = ["FOLLOWS", "JobServices"]
 
-NOT_STARTED = Seen(JobState.CANCELLED, "was not started, as jobs of the rows have not succeeded")
-"""A reduce whose rows are not all there."""
 FOLLOWS = Seen(JobState.PENDING, "follows the rows")
 """A reduce while rows run."""
 
@@ -68,16 +66,10 @@ class JobServices:
             return found | dict.fromkeys(remote.reduce_jobs, FOLLOWS)
         if any(state is not JobState.DONE for state in rows):
             return dict.fromkeys(remote.reduce_jobs, NOT_STARTED)
-        if not remote.reduce_jobs:
-            return {}
-        seen = containers(remote.client, Name.parse(str(remote.started["reduces"])))
-        if not seen and remote.stopped:
-            return dict.fromkeys(remote.reduce_jobs, NOT_STARTED)
-        if not seen:
-            # Whoever ended last could not start them, or has not yet.
-            run_job(remote.client, remote.reduces_statement())
-            return {}
-        return dict.fromkeys(remote.reduce_jobs, seen.get(0, Seen(JobState.PENDING)))
+        return ask_reduces(remote)
+
+    def late(self, remote: Remote) -> Sequence[str]:
+        return ()
 
     def cancel(self, remote: Remote) -> None:
         for key in ("service", "reduces"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from flowdist.store import RunFiles
 
-__all__ = ["RUNS_FOLDER", "Dispatch", "Remote", "Seen", "runs_place"]
+__all__ = ["NOT_STARTED", "RUNS_FOLDER", "Dispatch", "Remote", "Seen", "runs_place"]
 
 RUNS_FOLDER = "runs"
 """The folder of a plan's stage that runs are in."""
@@ -39,6 +39,10 @@ class Seen:
     instance: int = 0
     # Whether a last heartbeat is to be waited for where it is done.
     beats: bool = True
+
+
+NOT_STARTED = Seen(JobState.CANCELLED, "was not started, as jobs of the rows have not succeeded")
+"""A reduce whose rows are not all there."""
 
 
 @dataclass
@@ -165,6 +169,11 @@ class Dispatch(Protocol):
         `known` is what was seen of them before.
         """
 
+    def late(self, remote: Remote) -> Sequence[str]:
+        """What else of the results of a launch whose jobs have ended is not seen here yet, in
+        words, besides what heartbeats tell.
+        """
+
     def cancel(self, remote: Remote) -> None:
         """End what runs."""
 
@@ -180,10 +189,7 @@ class Dispatch(Protocol):
 
 def runs_place(plan: Spcs, client: Client) -> Place:
     """The folder of runs on the plan's stage, with its full name."""
-    place = Place.parse(plan.stage)
-    if len(place.stage.parts) < 3:
-        session = client.session()
-        place = place.within(session["database"], session["schema"])
+    place = client.full_place(Place.parse(plan.stage))
     if len(place.stage.parts) < 3:
         raise SnowflakeError(
             f"stage={plan.stage!r} has no database or schema, and neither has the session; write "

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flowdist.backends.snowflake.remote import Remote, Seen
 
 __all__ = [
+    "ask_reduces",
     "cancel_job",
     "container_seen",
     "containers",
@@ -129,6 +130,23 @@ def service_exists(client: Client, service: Name) -> bool:
         if error.missing:
             return False
         raise
+
+
+def ask_reduces(remote: Remote) -> dict[int, Seen]:
+    """How the reduces of a launch are whose rows are all there, as the job service that follows
+    them. It is started here where whoever ended last could not, or has not yet.
+    """
+    from flowdist.backends.snowflake.remote import NOT_STARTED, Seen
+
+    if not remote.reduce_jobs:
+        return {}
+    seen = containers(remote.client, remote.name("reduces"))
+    if seen:
+        return dict.fromkeys(remote.reduce_jobs, seen.get(0, Seen(JobState.PENDING)))
+    if remote.stopped:
+        return dict.fromkeys(remote.reduce_jobs, NOT_STARTED)
+    run_job(remote.client, remote.reduces_statement())
+    return {}
 
 
 def cancel_job(client: Client, service: Name) -> None:

@@ -27,12 +27,7 @@ from flowdist.backends.snowflake.graph import (
 from flowdist.backends.snowflake.history import LIVE, NOT_RUN, GraphHistory, history_statement
 from flowdist.backends.snowflake.plans import SpcsTasks
 from flowdist.backends.snowflake.remote import Remote, Seen
-from flowdist.backends.snowflake.services import (
-    cancel_job,
-    containers,
-    run_job,
-    waiting_remarks,
-)
+from flowdist.backends.snowflake.services import ask_reduces, cancel_job, waiting_remarks
 from flowdist.backends.snowflake.spec import RUNS, execute_job, object_name
 from flowdist.clock import Clock, SystemClock
 from flowdist.phases import is_template
@@ -160,6 +155,9 @@ class TaskGraphs:
             return Seen(JobState.FAILED, "its schedule was suspended, as too many firings in a row "
                         "have failed")  # fmt: skip
         return Seen(JobState.PENDING, f"runs at {row['schedule']}")
+
+    def late(self, remote: Remote) -> Sequence[str]:
+        return ()
 
     # -- ending --------------------------------------------------------------------------------
 
@@ -317,14 +315,7 @@ def _ask_reduces(remote: Remote, known: Mapping[int, JobState]) -> dict[int, See
     """The reduces of several graphs, a job service of their own, once all rows have ended."""
     if any(known.get(job) is not JobState.DONE for job in remote.row_jobs):
         return dict.fromkeys(remote.reduce_jobs, NOT_RUN)
-    if not remote.reduce_jobs:
-        return {}
-    seen = containers(remote.client, remote.name("reduces"))
-    if not seen:
-        # Whoever ended last could not start them, or has not yet.
-        run_job(remote.client, remote.reduces_statement())
-        return {}
-    return dict.fromkeys(remote.reduce_jobs, seen[0])
+    return ask_reduces(remote)
 
 
 def _run(client: Client, statements: Iterable[str]) -> None:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from flowdist.backends.base import JobState, Remark
-from flowdist.backends.snowflake.jobs import NOT_STARTED
 from flowdist.backends.snowflake.plans import SpcsQueue
 from flowdist.backends.snowflake.pools import check_pool, pool_name, resume_pool
 from flowdist.backends.snowflake.queues import ensure_queue, queue_kind, queue_table
-from flowdist.backends.snowflake.remote import Remote, Seen
+from flowdist.backends.snowflake.remote import NOT_STARTED, Remote, Seen
 from flowdist.backends.snowflake.services import (
+    ask_reduces,
     cancel_job,
     containers,
     drop_service,
@@ -42,7 +42,6 @@ from flowdist.store import VISITORS, RunFiles
 from flowdist.summary import counted
 from flowdist.tables import in_layout_order, map_table
 from flowdist.workers.claiming import TableQueue, Waiting
-from flowdist.workers.queue import Counts
 from flowdist.workers.supervise import begin_until
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ class QueueWorkers:
         crew = crew_of(remote)
         if crew.shared:
             with contextlib.suppress(SnowflakeError):
-                if _total(_queue(remote).counts()):
+                if _queue(remote).counts().total:
                     return self._started(remote)
             return None
         if not service_exists(remote.client, crew.service):
@@ -234,7 +233,7 @@ class QueueWorkers:
             if any(not s.state.ended for s in seen.values()):
                 return seen
         waiting = _waiting(remote, crew)
-        if waiting is None and _finished(_queue(remote).counts()):
+        if waiting is None and _queue(remote).counts().over:
             service = "" if crew.shared else crew.service.sql
             return {
                 job: Seen(JobState.DONE, "", None, service, place, beats=False)
@@ -322,14 +321,12 @@ class QueueWorkers:
             return {}
         if remote.row_jobs:
             counts = _queue(remote).counts()
-            if not _finished(counts) or counts.dead:
+            if not counts.over or counts.dead:
                 return dict.fromkeys(remote.reduce_jobs, NOT_STARTED)
-        seen = containers(remote.client, remote.name("reduces"))
-        if not seen:
-            # Whoever ended last could not start them, or has not yet.
-            run_job(remote.client, remote.reduces_statement())
-            return {}
-        return dict.fromkeys(remote.reduce_jobs, seen[0])
+        return ask_reduces(remote)
+
+    def late(self, remote: Remote) -> Sequence[str]:
+        return rows_late(remote)
 
     def remarks(self, remote: Remote, states: Mapping[int, JobState]) -> Sequence[Remark]:
         if not remote.row_jobs:
@@ -461,7 +458,7 @@ def rows_late(remote: Remote) -> list[str]:
     first, stop = chunks.column("first").to_numpy(), chunks.column("stop").to_numpy()
     if dead:
         _note_given_up(remote, dead)
-    if not _finished(counts):
+    if not counts.over:
         return []
     states = row_states(files, int(remote.manifest["layout"]["rows"]))
     missing = in_layout_order(files, states == MISSING)
@@ -484,11 +481,3 @@ def _note_given_up(remote: Remote, dead: Sequence[tuple[int, int, str]]) -> None
         files.put_json(name, value)
         with contextlib.suppress(BackendError):
             remote.mirror.push([name])
-
-
-def _finished(counts: Counts) -> bool:
-    return _total(counts) > 0 and not counts.waiting and not counts.claimed
-
-
-def _total(counts: Counts) -> int:
-    return counts.waiting + counts.claimed + counts.done + counts.dead

@@ -87,7 +87,7 @@ class Engine:
         if done.returncode != 0:
             return None
         found = json.loads(done.stdout)
-        return _buildah_facts(found) if self.name == "buildah" else _facts(found[0])
+        return _facts(found if self.name == "buildah" else found[0])
 
     def pinned(self, image: str) -> str | None:
         """The name by which exactly this image of a registry is found again: ``name@digest``. None
@@ -290,19 +290,8 @@ def _absent(name: str) -> str | None:
 
 
 def _facts(found: Mapping[str, Any]) -> ImageFacts:
-    config = found.get("Config") or {}
-    return ImageFacts(
-        architecture=found.get("Architecture", ""),
-        os=found.get("Os", ""),
-        user=config.get("User") or "",
-        entry_point=tuple(config.get("Entrypoint") or ()),
-        labels=config.get("Labels") or {},
-        size=found.get("Size"),
-    )
-
-
-def _buildah_facts(found: Mapping[str, Any]) -> ImageFacts:
-    image = found["OCIv1"]
+    """From what `inspect` says; buildah has the image inside, its names in lower case, no size."""
+    image = {name.lower(): value for name, value in found.get("OCIv1", found).items()}
     config = image.get("config") or {}
     return ImageFacts(
         architecture=image.get("architecture", ""),
@@ -310,6 +299,7 @@ def _buildah_facts(found: Mapping[str, Any]) -> ImageFacts:
         user=config.get("User") or "",
         entry_point=tuple(config.get("Entrypoint") or ()),
         labels=config.get("Labels") or {},
+        size=image.get("size"),
     )
 
 
