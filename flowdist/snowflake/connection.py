@@ -49,8 +49,8 @@ def register_connection(name: str, connection: Mapping[str, Any] | Any = None, *
 
     Nothing of it is written anywhere: a run remembers the name alone.
 
-    >>> register_connection("lab", account="EMULATOR", user="ME", password="...")
-    'lab'
+    >>> register_connection("nightly", account="EMULATOR", user="ME", password="...")
+    'nightly'
     """
     if connection is None or isinstance(connection, Mapping):
         _registered[name] = {**(connection or {}), **more}

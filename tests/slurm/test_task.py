@@ -64,9 +64,9 @@ def pause(x: int, seconds: float) -> int:
 
 
 def timed(rows: int, seconds: float, root: Path, **plan: Any) -> Run:
-    """A run in one job of 4 s, which SLURM would end after a minute."""
+    """A run in one job of a few seconds, which SLURM would end after a minute."""
     stages = flow(param_grid(x=range(rows)), const={"seconds": seconds}).stage("pause", pause)
-    described = slurm(target_jobs=1, time=4, memory="300MB", root=root, **plan)
+    described = slurm(target_jobs=1, memory="300MB", root=root, **{"time": 4, **plan})
     return stages.distribute(described).submit().wait(PATIENCE)
 
 
@@ -85,10 +85,11 @@ def test_a_job_ends_before_its_time_limit_with_what_is_done(
 def test_a_job_that_resubmits_itself_goes_on_until_everything_is_done(
     fake: FakeSlurm, tmp_path: Path
 ) -> None:
-    run = timed(60, 0.1, tmp_path, resubmit=True)
+    # Long enough for a busy machine, which may need seconds before the first row of a start.
+    run = timed(60, 0.2, tmp_path, resubmit=True, time=10)
 
     assert run.collect()["pause.value"].tolist() == list(range(60))
-    assert run.status().attempt == 1
+    assert run.status().attempt >= 1
     assert fake.calls("scontrol") >= 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowdist.backends.base import JobState, Remark
 from flowdist.backends.snowflake.spec import CONTAINER
@@ -73,29 +73,30 @@ def containers(client: Client, service: Name) -> dict[int, Seen]:
     """What the containers of a job service are doing, by instance; nothing where there is no such
     service.
     """
-    try:
-        rows = client.rows(f"SHOW SERVICE CONTAINERS IN SERVICE {service.sql}")
-    except SnowflakeError as error:
-        if error.missing:
-            return {}
-        raise
-    return _by_instance(rows, service)
+    return _by_instance(_shown(client, service) or (), service)
 
 
 def replicas(client: Client, service: Name, count: int) -> dict[int, Seen]:
     """How each replica of a job service is; all are lost where there is no such service."""
     from flowdist.backends.snowflake.remote import Seen
 
-    try:
-        rows = client.rows(f"SHOW SERVICE CONTAINERS IN SERVICE {service.sql}")
-    except SnowflakeError as error:
-        if not error.missing:
-            raise
+    rows = _shown(client, service)
+    if rows is None:
         gone = f"its job service {service.sql} is gone: dropped, or too long ago to be known of"
         return dict.fromkeys(range(count), Seen(JobState.LOST, gone))
     whole = str(rows[0].get("service_status") or "").upper() if rows else ""
     other = Seen(_OF_WHOLE.get(whole, JobState.PENDING), service=service.sql)
     return dict.fromkeys(range(count), other) | _by_instance(rows, service)
+
+
+def _shown(client: Client, service: Name) -> list[dict[str, Any]] | None:
+    """The containers of a job service as SHOW has them; None where there is no such service."""
+    try:
+        return client.rows(f"SHOW SERVICE CONTAINERS IN SERVICE {service.sql}")
+    except SnowflakeError as error:
+        if error.missing:
+            return None
+        raise
 
 
 def _by_instance(rows: Sequence[Mapping[str, object]], service: Name) -> dict[int, Seen]:
