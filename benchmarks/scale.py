@@ -39,7 +39,9 @@ from flowdist.settings import host
 from flowdist.store import JobAttempt, RunFiles
 from flowdist.submission import plan_flow, write_run
 
-ROWS, JOBS, MANY_JOBS, FEW_JOBS = 1_000_000, 1_000, 10_000, 40
+# To try the benchmark itself: runs so many times smaller.
+SMALLER = int(os.environ.get("FLOWDIST_SCALE_SMALLER", "1"))
+ROWS, JOBS, MANY_JOBS, FEW_JOBS = (n // SMALLER for n in (1_000_000, 1_000, 10_000, 40))
 PLAN_SECONDS, COLLECT_SECONDS, STATUS_SECONDS = 1.0, 1.0, 0.5
 MOST_TIMES_BARE, MOST_TIMES_RESULT = 2.0, 2.0
 FIELDS = {"value": float, "error": float, "steps": int, "ok": bool}

@@ -19,8 +19,8 @@ from flowdist.backends.base import Handle, JobState
 from flowdist.flow import Program
 from flowdist.parts import FAILED
 from flowdist.phases import ROWS, Phase, row_phases
-from flowdist.results import load_parts, row_states
 from flowdist.retry import Failure
+from flowdist.states import load_parts, row_states
 from flowdist.store import RunFiles
 
 if TYPE_CHECKING:

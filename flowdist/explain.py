@@ -155,7 +155,7 @@ def error_groups(run: Run) -> list[ErrorGroup]:
 
 def _groups_of(files: RunFiles, table: str, rows: int) -> list[ErrorGroup]:
     from flowdist.parts import FAILED
-    from flowdist.results import load_parts, row_states
+    from flowdist.states import load_parts, row_states
 
     failed = row_states(files, rows, table) == FAILED
     latest: dict[int, tuple[int, str]] = {}

@@ -25,8 +25,9 @@ from flowdist.advice import PhaseUsage, phase_usages
 from flowdist.explain import ErrorGroup, error_groups, roughly, seconds_at_work
 from flowdist.parts import STATUS
 from flowdist.phases import reduce_phases
-from flowdist.results import collect_rows, load_parts, row_states
+from flowdist.results import collect_rows
 from flowdist.show_usage import usage_tables
+from flowdist.states import load_parts, row_states
 from flowdist.usage import run_cost, run_usage
 
 if TYPE_CHECKING:

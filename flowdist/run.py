@@ -438,7 +438,7 @@ class Run:
         """
         from flowdist.escalation import escalate
         from flowdist.payload import load_program
-        from flowdist.results import row_states
+        from flowdist.states import row_states
 
         status = self.status()
         if not status.ended:
@@ -541,7 +541,7 @@ class Run:
         return job_count(self.manifest)
 
     def _failed_groups(self) -> bool:
-        from flowdist.results import row_states
+        from flowdist.states import row_states
 
         return any(
             (row_states(self.files, phase["groups"], phase["table"]) == FAILED).any()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flowdist.backends.base import Backend, Handle, JobState
 from flowdist.parts import MISSING
 from flowdist.phases import ROWS, is_template, reduce_phases, row_phases
-from flowdist.results import Counts, count_states, row_states
+from flowdist.states import Counts, count_states, row_states
 from flowdist.store import await_parts
 
 if TYPE_CHECKING:

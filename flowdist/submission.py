@@ -29,9 +29,9 @@ from flowdist.phases import ROWS, jobs_of, row_phases
 from flowdist.plan import PLANS, Plan, PlanSummary, local, plan_of, summarize
 from flowdist.preflight import Prepared, prepare
 from flowdist.resources import Resources
-from flowdist.results import count_states, row_states
 from flowdist.retry import grows
 from flowdist.settings import default_root, host, user
+from flowdist.states import count_states, row_states
 from flowdist.store import DirectoryStore, RunFiles
 from flowdist.tables import in_layout_order, map_table, write_table
 from flowdist.workers.queue import LEASE_SECONDS

@@ -24,7 +24,10 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ("spcs.py", ["--case", "few"]),
     ],
 )
-def test_a_benchmark_runs_and_prints_its_numbers(program: str, options: list[str]) -> None:
+def test_a_benchmark_runs_and_prints_its_numbers(
+    program: str, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWDIST_SCALE_SMALLER", "20")
     command = [sys.executable, str(BENCHMARKS / program), "--rounds", "1", "--json", *options]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -20,7 +20,8 @@ from flowdist.parts import CARRY, FAILED, MISSING, OK, SKIPPED, read_part
 from flowdist.phases import earlier, job_count, jobs_of, phase_of, reduce_phases, row_phases
 from flowdist.plan import PLANS, Local, Plan
 from flowdist.resources import Resources
-from flowdist.results import read_results, row_states
+from flowdist.results import read_results
+from flowdist.states import row_states
 from flowdist.store import RunFiles
 from flowdist.workers.carry import Carried, index_carried, pack
 from flowdist.workers.supervise import job_main

@@ -18,17 +18,15 @@ from flowdist.artifacts import ARTIFACT_TYPE, Artifact, artifact_struct, dumps
 from flowdist.errors import TypeClash
 from flowdist.parts import FAILED, MISSING, OK, SKIPPED, STATUS
 from flowdist.results import (
-    Counts,
     _gathered,
     collect_rows,
-    count_states,
     error_rows,
     flatten_nested,
     read_results,
-    row_states,
     shown_record,
     to_frame,
 )
+from flowdist.states import Counts, count_states, row_states
 from flowdist.store import RunFiles
 
 

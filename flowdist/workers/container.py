@@ -31,6 +31,8 @@ from flowdist.workers.__main__ import limit_threads_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from flowdist.snowflake.client import Client
+
 logger = logging.getLogger("flowdist.container")
 
 # What jobs write, and what they look at while they run: the folders that stay on the stage.
@@ -64,14 +66,22 @@ def this_run(named: str) -> str:
     """
     if not named.endswith(".*"):
         return named
-    from flowdist.snowflake.connection import client_for
     from flowdist.snowflake.firing import THIS_FIRING
 
-    client = client_for()
+    client = session()
     try:
         return f"{named[:-1]}{client.value(f'SELECT {THIS_FIRING}')}"
     finally:
         client.close()
+
+
+def session(tag: Mapping[str, str] | None = None) -> Client:
+    """A client for this process alone, which runs no code of the user's."""
+    from flowdist.snowflake.connection import client_for
+    from flowdist.workers.lean import import_without_pandas
+
+    import_without_pandas("snowflake.connector")
+    return client_for(tag=tag)
 
 
 def job_of_replica(directory: Path, attempt: int, environ: Mapping[str, str]) -> int:
@@ -170,9 +180,9 @@ def follow(files: RunFiles, attempt: int, clock: Clock | None = None) -> None:
         if left > LINGER_SECONDS or clock.monotonic() > deadline:
             return  # who ends later does it
         clock.sleep(1.0)
-    from flowdist.snowflake.connection import SnowflakeError, client_for
+    from flowdist.snowflake.connection import SnowflakeError
 
-    client = client_for()
+    client = session()
     try:
         client.run(said["statement"])
         logger.info("all jobs of the rows are done: the reduces were started")

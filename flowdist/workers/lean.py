@@ -2,11 +2,13 @@
 
 pyarrow imports pandas, where it is installed, at its first conversion of anything, which takes
 longer than all else that a job does before its first row. Here that import is refused once, and
-pyarrow is told of pandas when somebody else imports it.
+pyarrow is told of pandas when somebody else imports it. Snowflake's connector imports it too, for
+calls that jobs do not make.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from types import ModuleType
 
 import pyarrow as pa
 
-__all__ = ["defer_pandas"]
+__all__ = ["defer_pandas", "import_without_pandas"]
 
 
 class _Deferred:
@@ -53,11 +55,26 @@ def _tell_pyarrow() -> None:
 
 def defer_pandas() -> None:
     """Keep pyarrow from importing pandas in this process, and those it forks, before others do."""
-    known = any(isinstance(finder, _Deferred) for finder in sys.meta_path)
-    if known or "pandas" in sys.modules or not hasattr(pa.lib, "_pandas_api"):
-        return
-    finder = _Deferred()
-    sys.meta_path.insert(0, finder)
-    finder.refusing = True
-    pa.array([])  # pyarrow tries to import pandas once
-    finder.refusing = False
+    if _deferred() is None and "pandas" not in sys.modules and hasattr(pa.lib, "_pandas_api"):
+        finder = _Deferred()
+        sys.meta_path.insert(0, finder)
+        finder.refusing = True
+        pa.array([])  # pyarrow tries to import pandas once
+        finder.refusing = False
+
+
+def import_without_pandas(module: str) -> None:
+    """Import a module which goes without pandas where there is none, for this process whole."""
+    defer_pandas()
+    finder = _deferred()
+    if finder is not None:
+        finder.refusing = True
+    try:
+        importlib.import_module(module)
+    finally:
+        if finder is not None:
+            finder.refusing = False
+
+
+def _deferred() -> _Deferred | None:
+    return next((finder for finder in sys.meta_path if isinstance(finder, _Deferred)), None)

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 from flowdist.clock import Clock, SystemClock
 from flowdist.errors import RunError
-from flowdist.snowflake.connection import Client, SnowflakeError, client_for
+from flowdist.snowflake.connection import Client, SnowflakeError
 from flowdist.snowflake.names import Name
 from flowdist.store import LATE_SECONDS, VISITORS, JobAttempt, RunFiles
 from flowdist.workers.__main__ import THREAD_VARIABLES, threads_of
-from flowdist.workers.container import job_of_replica, local_view
+from flowdist.workers.container import job_of_replica, local_view, session
 from flowdist.workers.fair import Offer, leave_for, pick
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def serve(runs: Path, pool: str, table: str, idle: str = "0") -> int:
     from flowdist.workers.supervise import StopFlag, log_to_stderr
 
     log_to_stderr()
-    client = client_for(tag={"pool": pool})
+    client = session({"pool": pool})
     try:
         return Server(runs, pool, Name.parse(table), client, StopFlag(), idle=float(idle)).run()
     finally:

@@ -36,12 +36,11 @@ from flowdist.phases import (
     reduce_phases,
     row_phases,
 )
-from flowdist.results import count_states, row_states
 from flowdist.settings import host
+from flowdist.states import count_states, row_states
 from flowdist.store import JobAttempt, RunFiles, await_parts
 from flowdist.tables import in_layout_order, map_table
 from flowdist.workers.carry import index_carried
-from flowdist.workers.groups import prepare
 from flowdist.workers.job import Ending, Job, Limits, Outcome, Tally
 from flowdist.workers.lean import defer_pandas
 from flowdist.workers.pool import Pool
@@ -514,6 +513,8 @@ def _run_reduce(launch: Launch, phase: Phase) -> None:
         who = JobAttempt(int(phase["first_job"]), launch.attempt)
         _say(launch.files, who, "stopped", why, table=phase["table"], ending="rows")
         raise Stopped(why, "rows")
+    from flowdist.workers.groups import prepare
+
     with contextlib.closing(launch.pool(phase)) as pool:
         groups = prepare(launch.files, rows, tuple(phase["by"]), pool.scratch)
         done = launch.groups_done(phase["table"], groups)

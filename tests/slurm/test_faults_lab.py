@@ -252,7 +252,7 @@ def ended_by_itself(run: Any) -> None:
     def ended() -> bool:
         # From its files alone, so that nothing here can start or find anything.
         from flowdist.parts import OK
-        from flowdist.results import row_states
+        from flowdist.states import row_states
 
         done["rows"] = int((row_states(run.files, rows) == OK).sum())
         return done["rows"] == rows

@@ -126,7 +126,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def close(self) -> None:
             """Nothing is open."""
 
-    monkeypatch.setattr("flowdist.snowflake.connection.client_for", Client)
+    monkeypatch.setattr("flowdist.workers.container.session", Client)
     return found
 
 

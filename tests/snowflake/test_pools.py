@@ -56,7 +56,7 @@ def test_a_pool_outlives_its_runs_and_starts_the_next_at_once(
 def test_two_runs_share_a_pool(cloud: Cloud, tmp_path: Path, pool: Name) -> None:
     plan = cloud.plan("spcs-queue", tmp_path, pool="fits")
     # Longer than it takes a worker to look whether another run needs it more.
-    build = flow(param_grid(x=range(48)), const={"seconds": 0.7}).stage("sq", slow)
+    build = flow(param_grid(x=range(20)), const={"seconds": 0.5}).stage("sq", slow)
     first = (build := build.distribute(plan)).submit("first")
     wait_until_at_work(cloud, first)
     second = build.submit("second")
@@ -65,7 +65,7 @@ def test_two_runs_share_a_pool(cloud: Cloud, tmp_path: Path, pool: Name) -> None
     # The one that came later has not waited for the other's end.
     assert not first.status().ended
     for run in (first, second):
-        assert run.wait(90).collect()["sq.y"].tolist() == [x * x for x in range(48)]
+        assert run.wait(90).collect()["sq.y"].tolist() == [x * x for x in range(20)]
         run.delete()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from flowdist.backends.snowflake import backend as module
 from flowdist.backends.snowflake.backend import SnowflakeBackend
 from flowdist.backends.snowflake.jobs import JobServices
 from flowdist.backends.snowflake.remote import Remote, Seen
-from flowdist.backends.snowflake.watch import Watch, late, note_states, told
+from flowdist.backends.snowflake.watch import FIRST_PAUSE, Watch, late, note_states, told
 from flowdist.clock import ManualClock
 from flowdist.errors import BackendError, RunIncomplete
 from flowdist.flow import Flow
@@ -462,3 +463,22 @@ def test_what_is_late_is_known_by_heartbeats_and_exit_codes(
         "beats/00001-1.json",
         "parts/00007-1-0001.arrow",
     ]
+
+
+def test_snowflake_is_asked_soon_where_a_worker_has_found_that_nothing_is_left(
+    watched: tuple[Handle, Watch],
+) -> None:
+    handle, watch = watched
+    watch.seen = {job: Seen(JobState.RUNNING) for job in (0, 1)}
+    watch.pause = 15.0
+    handle.files.put_beat(JobAttempt(7, 1), {"state": "running", "parts": 2})
+    note_states(replace(handle), watch)
+    assert watch.pause == 15.0
+
+    handle.files.put_beat(JobAttempt(7, 1), {"state": "done", "parts": 2})
+    note_states(replace(handle), watch)
+    assert watch.pause == FIRST_PAUSE
+
+    watch.pause = 15.0
+    note_states(replace(handle), watch)
+    assert watch.pause == 15.0  # once, whatever comes after

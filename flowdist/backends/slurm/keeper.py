@@ -22,7 +22,7 @@ from flowdist.escalation import Escalation, escalate
 from flowdist.parts import MISSING
 from flowdist.payload import load_program
 from flowdist.phases import jobs_of, row_phases
-from flowdist.results import row_states
+from flowdist.states import row_states
 from flowdist.store import JobAttempt, RunFiles, await_parts
 from flowdist.submission import relaunch
 

@@ -32,6 +32,8 @@ class Watch:
     seen: dict[int, Seen] = field(default_factory=dict)
     # How jobs have ended badly, in words.
     words: dict[int, str] = field(default_factory=dict)
+    # How many workers have found that nothing is left.
+    through: int = 0
     settled: bool = False
     # When all jobs were first seen to have ended.
     ended_since: float | None = None
@@ -46,6 +48,11 @@ def note_states(handle: Handle, watch: Watch) -> None:
     for job in handle.jobs:
         seen = watch.seen.get(job)
         watch.states[job] = state_of(handle.beats.get(job), None if seen is None else seen.state)
+    through = sum(beat["state"] == "done" for beat in handle.beats.values())
+    if through > watch.through:
+        # Those of a pool live on, so that no state of a job tells that the end is near.
+        watch.pause = FIRST_PAUSE
+    watch.through = through
 
 
 def told(handle: Handle, watch: Watch) -> dict[int, JobState]:

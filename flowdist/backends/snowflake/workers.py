@@ -34,10 +34,10 @@ from flowdist.backends.snowflake.spec import RUNS, execute_job
 from flowdist.clock import Clock, SystemClock
 from flowdist.errors import BackendError
 from flowdist.parts import MISSING
-from flowdist.results import row_states
 from flowdist.snowflake.connection import SnowflakeError
 from flowdist.snowflake.names import Name
 from flowdist.snowflake.stage import Mirror, StageFolder
+from flowdist.states import row_states
 from flowdist.store import VISITORS, RunFiles
 from flowdist.summary import counted
 from flowdist.tables import in_layout_order, map_table
