@@ -24,6 +24,7 @@ demo: $(DEMO_READY)
 	@$(BIN)/flowdist demo
 
 test: lint $(CONNECTOR4)/.installed $(SNOW)/.installed
+	@$(BIN)/python -m compileall -q flowdist  # once, not in each of the thousands of processes
 	@$(BIN)/python -m pytest -q -n 4 --dist worksteal
 
 bench: $(VENV)/.installed-bench $(FAKESNOW)/.installed
