@@ -10,7 +10,7 @@ import pytest
 DEFERRED = """
 import sys
 import pyarrow as pa
-from flowdist.workers.lean import defer_pandas, import_without_pandas
+from flowdist.lean import defer_pandas, import_without_pandas
 defer_pandas()
 """
 WANTED = """

@@ -42,6 +42,9 @@ def load_flow(target: str) -> Flow:
     Raises: UsageError: no such file, it cannot be loaded (saying where), or it is not clear which
     flow is meant (naming the candidates).
     """
+    from flowdist.lean import defer_pandas
+
+    defer_pandas()
     path, name = _split(target)
     module = _load(path)
     if name:
@@ -231,8 +234,10 @@ def find_run(text: str, root: str | None) -> Run:
         RunNotFound: none does.
         UsageError: several do.
     """
+    from flowdist.lean import defer_pandas
     from flowdist.run import Run, attach, runs
 
+    defer_pandas()
     if text.startswith("@"):
         return attach(text, root, connection=chosen_connection())
     if str(root).startswith("@"):

@@ -41,10 +41,12 @@ def runs(most: int, everything: bool, of: str | None, root: str | None, as_json:
       flowdist runs
       flowdist runs --all --json
     """
+    from flowdist.lean import defer_pandas
     from flowdist.run import runs as all_runs
     from flowdist.settings import default_root
     from flowdist.show import runs_table
 
+    defer_pandas()
     out = Output(json=as_json)
     if of is None:
         known = all_runs(root, connection=chosen_connection())

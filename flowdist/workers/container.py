@@ -77,8 +77,8 @@ def this_run(named: str) -> str:
 
 def session(tag: Mapping[str, str] | None = None) -> Client:
     """A client for this process alone, which runs no code of the user's."""
+    from flowdist.lean import import_without_pandas
     from flowdist.snowflake.connection import client_for
-    from flowdist.workers.lean import import_without_pandas
 
     import_without_pandas("snowflake.connector")
     return client_for(tag=tag)

@@ -31,6 +31,7 @@ import pyarrow as pa
 from flowdist.artifacts import INLINE_BYTES, Payload, artifact_struct, codec_named, dumps
 from flowdist.errors import FlowdistError
 from flowdist.flow import Stage
+from flowdist.lean import defer_pandas
 from flowdist.payload import load_program
 from flowdist.phases import earlier, reduce_phases, row_phases
 from flowdist.schema import SaveFn
@@ -39,7 +40,6 @@ from flowdist.store import RunFiles
 from flowdist.tables import map_table
 from flowdist.workers.carry import Carried, carried_stages
 from flowdist.workers.evaluate import Evaluator, Flushed
-from flowdist.workers.lean import defer_pandas
 from flowdist.workers.outputs import Cause
 
 # Memory that parent and workers share, four numbers a lane: position, stage, start, and the

@@ -25,6 +25,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
+from flowdist.lean import defer_pandas
 from flowdist.machine import cores_available
 from flowdist.parts import FAILED, MISSING, OK, SKIPPED
 from flowdist.phases import (
@@ -42,7 +43,6 @@ from flowdist.store import JobAttempt, RunFiles, await_parts
 from flowdist.tables import in_layout_order, map_table
 from flowdist.workers.carry import index_carried
 from flowdist.workers.job import Ending, Job, Limits, Outcome, Tally
-from flowdist.workers.lean import defer_pandas
 from flowdist.workers.pool import Pool
 from flowdist.workers.process import WorkerSetup
 from flowdist.workers.queue import DirectoryQueue, Queue

@@ -20,7 +20,7 @@ from typing import Any
 
 # Processes that only send statements go without what the connector would import for more.
 LIGHT = dict.fromkeys(("numpy", "pandas", "pyarrow"))
-if sys.argv[1] == "claim":
+if sys.argv[1:2] == ["claim"]:
     sys.modules.update(LIGHT)  # type: ignore[arg-type]
 
 import snowflake.connector  # noqa: E402
@@ -260,7 +260,7 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "claim":
+    if sys.argv[1:2] == ["claim"]:
         claim(json.loads(Path(sys.argv[2]).read_text()), sys.argv[3])
     else:
         say(json.dumps(main(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))))

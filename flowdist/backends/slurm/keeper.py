@@ -19,6 +19,7 @@ from flowdist.backends.slurm.backend import SlurmBackend
 from flowdist.clock import Clock, SystemClock
 from flowdist.errors import FlowdistError
 from flowdist.escalation import Escalation, escalate
+from flowdist.lean import defer_pandas
 from flowdist.parts import MISSING
 from flowdist.payload import load_program
 from flowdist.phases import jobs_of, row_phases
@@ -33,6 +34,7 @@ SETTLE_SECONDS = 120.0
 def main(arguments: list[str]) -> int:
     """Returns 0 where every row has ended and nothing was started, 1 otherwise."""
     files, attempt = RunFiles.at(Path(arguments[0])), int(arguments[1])
+    defer_pandas()
     try:
         return keep(files, attempt, SystemClock())
     except FlowdistError as error:

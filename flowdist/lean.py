@@ -1,9 +1,9 @@
-"""A job whose stages do not use pandas starts without it.
+"""Jobs and commands that do not use pandas start without it.
 
 pyarrow imports pandas, where it is installed, at its first conversion of anything, which takes
-longer than all else that a job does before its first row. Here that import is refused once, and
-pyarrow is told of pandas when somebody else imports it. Snowflake's connector imports it too, for
-calls that jobs do not make.
+longer than all else that a job does before its first row. Here that import is refused once;
+pandas is there for whoever wants it, and pyarrow is told then. Snowflake's connector imports it
+too, for calls that jobs do not make.
 """
 
 from __future__ import annotations
