@@ -125,6 +125,8 @@ class TableQueue(ABC):
         self._path = stage_path
         self._lease = lease
         self._most = max_attempts
+        self.begun: float | None = None
+        """When this claimer first asked for chunks, by the monotonic clock."""
         self._clock = clock or SystemClock()
         self._random = random.Random()
         self._start: float | None = self._random.random() if start is None else start
@@ -184,6 +186,7 @@ class TableQueue(ABC):
     def _look(self, worker: str) -> None:
         """See what is free, and settle in which order to go through it."""
         self._looked = self._clock.monotonic()
+        self.begun = self._looked if self.begun is None else self.begun
         found = self._undone()
         self._over = not found.undone and self.counts().over
         # Its own claims a worker knows of, however long it was since it renewed them.

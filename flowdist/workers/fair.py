@@ -1,7 +1,8 @@
 """Which run a worker of a pool works for: pure arithmetic over what waits.
 
 Users share a pool evenly, whatever they have in it; of one user, rows of higher priority go first,
-and runs of the same priority share evenly.
+and runs of the same priority share evenly. To go from one run to another costs a start, so a
+worker stays long enough for that to be little.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Offer", "leave_for", "pick"]
+__all__ = ["Offer", "Stay", "leave_for", "pick"]
+
+# Who works asks after so long, and then so often, whether another launch needs it more; each worker
+# of a larger pool less often, so that all together do not ask more often than a pool of `FEW` does.
+FIRST_LOOK, LOOK_SECONDS, FEW = 2.0, 5.0, 4
+# It stays for so many times what it took to begin there, but not longer than this for that reason.
+STAY, LONGEST_STAY = 4.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,38 @@ def leave_for(offers: Sequence[Offer], mine: str, chance: random.Random) -> str:
         # Where nobody works for the other, the only worker takes turns.
         wanted = max(int(theirs == 0), (ours - theirs) // 2)
     return there.job_id if chance.random() < wanted / workers else ""
+
+
+class Stay:
+    """When a worker at a launch asks whether another one needs it more; times are seconds of one
+    monotonic clock.
+
+    >>> stay = Stay(came=100.0)
+    >>> stay.due(150.0, begun=None), stay.due(150.0, begun=110.0), stay.due(151.0, begun=110.0)
+    (False, True, True)
+    >>> stay.asked(151.0, workers=8)
+    >>> stay.due(160.9, begun=110.0), stay.due(161.0, begun=110.0)
+    (False, True)
+    """
+
+    def __init__(self, came: float) -> None:
+        self._came = came
+        self._next: float | None = None
+
+    def due(self, now: float, begun: float | None) -> bool:
+        """Whether to ask now. `begun` is when it began to work there, having loaded what that
+        takes; None where it has not.
+        """
+        if begun is None:
+            return False
+        if self._next is None:
+            cost = begun - self._came
+            self._next = begun + max(FIRST_LOOK, min(STAY * cost, LONGEST_STAY))
+        return now >= self._next
+
+    def asked(self, now: float, workers: int) -> None:
+        """It has asked, and found so many workers."""
+        self._next = now + LOOK_SECONDS * max(1.0, workers / FEW)
 
 
 def _by_user(offers: Sequence[Offer]) -> Counter[str]:

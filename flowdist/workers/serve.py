@@ -31,7 +31,7 @@ from flowdist.snowflake.names import Name
 from flowdist.store import LATE_SECONDS, VISITORS, JobAttempt, RunFiles
 from flowdist.workers.__main__ import THREAD_VARIABLES, threads_of
 from flowdist.workers.container import job_of_replica, local_view, session
-from flowdist.workers.fair import Offer, leave_for, pick
+from flowdist.workers.fair import Offer, Stay, leave_for, pick
 
 if TYPE_CHECKING:
     from flowdist.workers.claiming import TableQueue, Waiting
@@ -42,9 +42,6 @@ __all__ = ["Server", "launch_of", "serve"]
 
 logger = logging.getLogger("flowdist.serve")
 
-# Who works asks after so long, and then so often, whether another launch needs it more; each worker
-# of a larger pool less often, so that all together do not ask more often than a pool of `FEW` does.
-FIRST_LOOK, LOOK_SECONDS, FEW = 2.0, 5.0, 4
 # Who has nothing looks again after so long, at first and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
 # Workers that were started before their chunks were put into the queue wait for them so long.
@@ -262,10 +259,10 @@ class Server:
     def _visit(self, job_id: str) -> int | None:
         """Work for a launch; an exit code where this process is to end with it."""
         run, attempt = launch_of(job_id)
-        begun = self._clock.monotonic()
+        came = self._clock.monotonic()
         try:
             with local_view(self._runs / run, attempt) as directory:
-                code = self._run(RunFiles.at(directory), job_id, attempt)
+                code = self._run(RunFiles.at(directory), job_id, attempt, came)
         except RunError as error:
             if job_id == self._own:
                 raise
@@ -274,7 +271,7 @@ class Server:
             self._known.pop(job_id, None)
             return None
         self._busy = self._clock.monotonic()
-        if self._busy - begun < FIRST_PAUSE:
+        if self._busy - came < FIRST_PAUSE:
             self._wait()
         else:
             self._pause = FIRST_PAUSE
@@ -288,7 +285,7 @@ class Server:
             self._over.add(job_id)
         return code if code == 3 and job_id == self._own else None
 
-    def _run(self, files: RunFiles, job_id: str, attempt: int) -> int:
+    def _run(self, files: RunFiles, job_id: str, attempt: int, came: float) -> int:
         manifest = files.manifest()
         self._fit_threads(threads_of(manifest["phases"][0]))
         from flowdist.workers.supervise import job_main
@@ -304,7 +301,7 @@ class Server:
             # A job of a launch has its time from the start of its container on.
             began=self._began() if self._own else None,
             queue=queue,
-            enough=self._leaving(job_id),
+            enough=self._leaving(job_id, queue, came),
             stop=self._stop,
         )
         if code == 0 and not self._left:
@@ -346,19 +343,19 @@ class Server:
                 return job
         return VISITORS + secrets.randbelow(9 * VISITORS)
 
-    def _leaving(self, job_id: str) -> Callable[[], tuple[Ending, str] | None]:
+    def _leaving(
+        self, job_id: str, queue: TableQueue, came: float
+    ) -> Callable[[], tuple[Ending, str] | None]:
         """Says when another launch needs this worker more."""
-        look_at = self._clock.monotonic() + FIRST_LOOK
+        stay = Stay(came)
 
         def enough() -> tuple[Ending, str] | None:
-            nonlocal look_at
-            if self._clock.monotonic() < look_at:
+            if not stay.due(self._clock.monotonic(), queue.begun):
                 return None
             offers: list[Offer] = []
             with contextlib.suppress(SnowflakeError):
                 offers = self._offers()
-            busy = sum(offer.workers for offer in offers)
-            look_at = self._clock.monotonic() + LOOK_SECONDS * max(1.0, busy / FEW)
+            stay.asked(self._clock.monotonic(), sum(offer.workers for offer in offers))
             there = leave_for(offers, job_id, self._chance)
             if not there:
                 return None

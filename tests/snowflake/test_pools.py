@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from cloud import Cloud
 from test_workers import slow, wait_for, wait_until_at_work
 
-from flowdist import Run, flow, param_grid
+from flowdist import Flow, Run, flow, param_grid
 from flowdist.backends.snowflake.pools import pool_status, scale_pool, start_pool, stop_pool
 from flowdist.cli import cli
 from flowdist.errors import PreflightError, UsageError
@@ -55,17 +55,21 @@ def test_a_pool_outlives_its_runs_and_starts_the_next_at_once(
 
 def test_two_runs_share_a_pool(cloud: Cloud, tmp_path: Path, pool: Name) -> None:
     plan = cloud.plan("spcs-queue", tmp_path, pool="fits")
+
+    def build(rows: int) -> Flow:
+        grid = param_grid(x=range(rows))
+        return flow(grid, const={"seconds": 0.5}).stage("sq", slow).distribute(plan)
+
     # Longer than it takes a worker to look whether another run needs it more.
-    build = flow(param_grid(x=range(20)), const={"seconds": 0.5}).stage("sq", slow)
-    first = (build := build.distribute(plan)).submit("first")
+    first = build(50).submit("first")
     wait_until_at_work(cloud, first)
-    second = build.submit("second")
-    wait_for(lambda: second.status().done > 0)
+    second = build(6).submit("second").wait(90)
 
     # The one that came later has not waited for the other's end.
+    assert second.status().state == "done"
     assert not first.status().ended
+    assert first.wait(90).collect()["sq.y"].tolist() == [x * x for x in range(50)]
     for run in (first, second):
-        assert run.wait(90).collect()["sq.y"].tolist() == [x * x for x in range(20)]
         run.delete()
 
 

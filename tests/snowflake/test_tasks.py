@@ -152,7 +152,7 @@ def test_snowflake_tries_a_failed_job_again(cloud: Cloud, tmp_path: Path) -> Non
     def slow(x: int) -> int:
         import time
 
-        time.sleep(1.5 * x)
+        time.sleep(5.0 * x)  # long enough to be seen and killed on a busy machine
         return x
 
     plan = cloud.plan("spcs-tasks", tmp_path, target_jobs=1, retries=1)
