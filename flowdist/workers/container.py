@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from flowdist.clock import Clock, SystemClock
 from flowdist.errors import RunError
 from flowdist.store import LATE_SECONDS, JobAttempt, RunFiles
-from flowdist.workers.__main__ import limit_threads_of
+from flowdist.workers.__main__ import importing, limit_threads_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -77,10 +77,11 @@ def this_run(named: str) -> str:
 
 def session(tag: Mapping[str, str] | None = None) -> Client:
     """A client for this process alone, which runs no code of the user's."""
-    from flowdist.lean import import_without_pandas
-    from flowdist.snowflake.connection import client_for
+    with importing():
+        from flowdist.lean import import_without_pandas
+        from flowdist.snowflake.connection import client_for
 
-    import_without_pandas("snowflake.connector")
+        import_without_pandas("snowflake.connector")
     return client_for(tag=tag)
 
 
@@ -94,8 +95,8 @@ def job_of_replica(directory: Path, attempt: int, environ: Mapping[str, str]) ->
 def run_rows(directory: Path, attempt: int, job: int) -> int:
     """Run one job of the rows; where it was the last one, start the reduces."""
     limit_threads_of(directory, job)
-    from flowdist.workers.supervise import job_main
-
+    with importing():
+        from flowdist.workers.supervise import job_main
     files = RunFiles.at(directory)
     # The same job may have been started before in this launch: a task that is tried again.
     again = files.path(files.part(JobAttempt(job, attempt), 0)).exists()
@@ -113,8 +114,8 @@ def run_reduces(directory: Path, attempt: int) -> int:
     for phase in reduce_phases(files.manifest()):
         job = int(phase["first_job"])
         limit_threads_of(directory, job)
-        from flowdist.workers.supervise import job_main
-
+        with importing():
+            from flowdist.workers.supervise import job_main
         if code := job_main(directory, attempt, job, began=time.time()):
             return code
     return 0

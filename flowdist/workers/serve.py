@@ -29,7 +29,7 @@ from flowdist.errors import RunError
 from flowdist.snowflake.connection import Client, SnowflakeError
 from flowdist.snowflake.names import Name
 from flowdist.store import LATE_SECONDS, VISITORS, JobAttempt, RunFiles
-from flowdist.workers.__main__ import THREAD_VARIABLES, threads_of
+from flowdist.workers.__main__ import THREAD_VARIABLES, importing, threads_of
 from flowdist.workers.container import job_of_replica, local_view, session
 from flowdist.workers.fair import Offer, Stay, leave_for, pick
 
@@ -65,8 +65,8 @@ def serve(runs: Path, pool: str, table: str, idle: str = "0") -> int:
     # Before the connector, which may bring numpy: what most runs want.
     own = RunFiles.at(runs / launch_of(pool)[0]).read_json(RunFiles.RUN) if "/" in pool else None
     fit_threads(1 if own is None else threads_of(own["phases"][0]))
-    from flowdist.workers.supervise import StopFlag, log_to_stderr
-
+    with importing():
+        from flowdist.workers.supervise import StopFlag, log_to_stderr
     log_to_stderr()
     client = session({"pool": pool})
     try:

@@ -18,7 +18,7 @@ from flowdist.clock import Clock, SystemClock
 from flowdist.errors import BackendError
 from flowdist.phases import phase_of
 from flowdist.store import JobAttempt, RunFiles
-from flowdist.workers.__main__ import limit_threads_of
+from flowdist.workers.__main__ import importing, limit_threads_of
 
 FENCE_SECONDS = 30.0
 
@@ -40,8 +40,8 @@ def main(arguments: list[str], environ: Mapping[str, str] | None = None) -> int:
     started_before = files.path(files.part(JobAttempt(job, attempt), 0)).exists()
     again = started_before or int(environ.get("SLURM_RESTART_COUNT", "0")) > 0
     limit_threads_of(directory, job)
-    from flowdist.workers.supervise import TIME_IS_UP, job_main
-
+    with importing():
+        from flowdist.workers.supervise import TIME_IS_UP, job_main
     parts = files.parts_of(job, attempt)
     # The script has become this process, so that its age counts what was done to set it up.
     began = psutil.Process().create_time()
