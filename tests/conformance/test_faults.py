@@ -18,50 +18,19 @@ import psutil
 import pyarrow as pa
 import pytest
 from kinds import KINDS, Kind
+from submitter import ROWS, make_flow
 
 import flowdist
-from flowdist import Flow, flow, param_grid, retry
+from flowdist import flow, param_grid, retry
 from flowdist.run import Run
 
-ROWS = 2000
 # Every wait in this file ends, whatever is broken.
 PATIENCE = 60.0
-HERE = Path(__file__).parent
+SUBMITTER = Path(__file__).parent / "submitter.py"
 
 T = TypeVar("T")
 
 pytestmark = pytest.mark.fault
-
-
-def slow_square(x: int, seed: int, pause: float) -> dict[str, int]:
-    time.sleep(pause)
-    return {"square": x * x, "seed": seed}
-
-
-def make_flow(kind: Kind, root: Path, **plan: object) -> Flow:
-    return (
-        flow(
-            param_grid(x=range(ROWS)),
-            seed=7,
-            const={"pause": kind.pause},
-            retry=retry(20, on="crash"),
-        )
-        .stage("work", slow_square)
-        .distribute(kind.plan(root=root, **plan))
-    )
-
-
-SUBMITTER = """
-import sys
-sys.path[:0] = sys.argv[1].split(":")
-from pathlib import Path
-from kinds import KINDS
-from test_faults import make_flow
-kind = next(k for k in KINDS if k.name == sys.argv[2])
-run = make_flow(kind, Path(sys.argv[3]), **eval(sys.argv[4])).submit()
-print(run.id, flush=True)
-run.wait()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +42,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
 def submit_elsewhere(kind: Kind, root: Path, **plan: object) -> tuple[subprocess.Popen[str], Run]:
     """A process that submits and waits, and the run as seen from this one."""
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            SUBMITTER,
-            f"{HERE}:{HERE.parent / 'snowflake'}",
-            kind.name,
-            str(root),
-            repr(plan),
-        ],
+        [sys.executable, SUBMITTER, kind.name, str(root), repr(plan)],
         stdout=subprocess.PIPE,
         text=True,
     )
