@@ -148,7 +148,7 @@ def spcs(
 KINDS = [
     Kind("local", local_plan, local_jobs),
     # There are others in tests/slurm.
-    Kind("slurm", slurm_plan, slurm_jobs, rounds=4, plans=[*SELECTION, QUEUED], needs="lab"),
+    Kind("slurm", slurm_plan, slurm_jobs, rounds=2, plans=[*SELECTION, QUEUED], needs="lab"),
     spcs("spcs-jobs", SELECTION[:2]),
     spcs("spcs-tasks", SELECTION[2:3]),
     # What a worker that was killed has claimed is others' after its lease.
