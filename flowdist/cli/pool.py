@@ -100,6 +100,7 @@ def start(
     """
     from flowdist.backends.snowflake.pools import start_pool
     from flowdist.resources import parse_time
+    from flowdist.summary import counted
 
     given = {key: value for key, value in options.items() if value is not None}
     plan = _plan(on, {**fields, **given, **parse_settings(settings), "pool": name})
@@ -107,7 +108,7 @@ def start(
     with _client(plan) as client:
         made = start_pool(client, plan, idle=seconds)
     out = Output(json=as_json)
-    out.message(f"Pool {made} starts with {plan.replicas} workers.")
+    out.message(f"Pool {made} starts with {counted(plan.replicas, 'worker')}.")
     out.message(f"Plans use it with spcs_queue(pool={made.sql!r}, ...).")
     out.data({"name": made.sql, "replicas": plan.replicas, "idle": seconds})
 
@@ -141,11 +142,12 @@ def scale(name: str, workers: int, on: str | None, fields: dict[str, Any], as_js
       flowdist pool scale fits 8 --stage db.s.runs
     """
     from flowdist.backends.snowflake.pools import scale_pool
+    from flowdist.summary import counted
 
     with _where(name, on, fields) as (client, full):
         scale_pool(client, full, workers)
     out = Output(json=as_json)
-    out.message(f"Pool {full} is to have {workers} workers.")
+    out.message(f"Pool {full} is to have {counted(workers, 'worker')}.")
     out.data({"name": full.sql, "replicas": workers})
 
 

@@ -118,8 +118,14 @@ def test_the_script_run_by_hand_leaves_nothing_to_do(admin: Client) -> None:
         admin.run(statement)
 
     assert states(set_up(admin, setup)) == {"there"}
+    # A pool that it is only told to use may be that of another set-up.
+    told = replace(setup, instance_family=None)
+    steps = {step.kind: step for step in tear_down(admin, told)}
+    assert (steps["compute pool"].state, steps["database"].state) == ("kept", "dropped")
+    assert steps["compute pool"].note == "with --instance-family it is dropped too"
     assert "dropped" in states(tear_down(admin, setup))
     assert admin.rows("SHOW DATABASES LIKE 'script'") == []
+    assert admin.rows("SHOW COMPUTE POOLS LIKE 'script_pool'") == []
 
 
 def test_each_missing_privilege_comes_with_the_grant_that_mends_it(
@@ -177,7 +183,7 @@ def test_dropping_leaves_what_was_found_and_takes_back_what_was_granted(admin: C
     steps = tear_down(admin, setup)
 
     kept = {step.name for step in steps if step.state == "kept"}
-    assert kept == {"FOUND", "FOUND.PUBLIC", "FOUND_ROLE"}
+    assert kept == {"FOUND", "FOUND.PUBLIC", "FOUND_ROLE", "SHARED"}
     assert [row["name"] for row in admin.rows("SHOW TABLES IN DATABASE found")] == ["MINE"]
     assert [(row["privilege"], row["name"]) for row in admin.rows(privileges)] == [
         ("USAGE", "SHARED")

@@ -84,7 +84,7 @@ def tear_down(client: Client, setup: Setup) -> list[Step]:
     """
     role = setup.role_name or Name((str(client.session()["role"] or ""),))
     steps = list(_take_back(client, setup, role))
-    steps += [_drop(client, thing) for thing in reversed(setup.things) if thing.create]
+    steps += [_drop(client, thing) for thing in reversed(setup.things)]
     gone = {step.name for step in steps if (step.kind, step.state) == ("database", "dropped")}
     return [
         replace(step, state="dropped", note="with its database")
@@ -427,6 +427,9 @@ def _drop(client: Client, thing: Thing) -> Step:
         return Step(kind, name, "absent")
     if not str(found.get("comment") or "").startswith(OURS):
         return Step(kind, name, "kept", "set-up has not made it")
+    if not thing.create:
+        # A pool that this set-up was only told to use: that of another may have made it.
+        return Step(kind, name, "kept", "with --instance-family it is dropped too", thing.drop)
     if thing.kind in ("DATABASE", "SCHEMA"):
         inside = _inside(client, thing)
         if inside:
