@@ -313,13 +313,34 @@ def test_a_killed_container_is_said_with_its_exit_code_also_later_and_offline(
 def test_a_service_that_somebody_has_dropped_is_lost_and_resumed(
     cloud: Cloud, make: Callable[..., Flow]
 ) -> None:
-    run = make(pause=1.0).submit()
-    cloud.client().run(f"DROP SERVICE {_service(run)}")
+    with cloud.emulator.faults.pause(
+        "cells"
+    ):  # one that has begun would say that it was told to end
+        run = make(pause=1.0).submit()
+        cloud.client().run(f"DROP SERVICE {_service(run)}")
 
     status = run.wait(PATIENCE).status()
 
     assert status.state == "lost"
     assert "is gone: dropped" in status.reason
+    assert y(run.resume().wait(PATIENCE)) == [0, 1, 4, 9]
+
+
+def test_a_service_that_is_dropped_at_work_has_committed_what_was_done(
+    cloud: Cloud, make: Callable[..., Flow]
+) -> None:
+    run = make(pause=2.0).submit()
+    deadline = time.monotonic() + PATIENCE
+    while run.status().done < 1:
+        assert time.monotonic() < deadline, "no row has ended"
+        time.sleep(0.1)
+    cloud.client().run(f"DROP SERVICE {_service(run)}")
+
+    status = run.wait(PATIENCE).status()
+
+    assert status.state == "stopped"
+    assert "SIGTERM" in status.reason
+    assert 1 <= status.ok < 4
     assert y(run.resume().wait(PATIENCE)) == [0, 1, 4, 9]
 
 
