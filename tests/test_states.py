@@ -19,7 +19,7 @@ from support import beat, results, write_part, write_run
 
 from flowdist.backends import local
 from flowdist.backends.base import Backend, Handle, JobState, backend_named
-from flowdist.backends.local import SILENCE_SECONDS, START_SECONDS, LocalBackend
+from flowdist.backends.local import END_SECONDS, SILENCE_SECONDS, START_SECONDS, LocalBackend
 from flowdist.clock import ManualClock
 from flowdist.errors import BackendError
 from flowdist.parts import FAILED, SKIPPED
@@ -91,6 +91,23 @@ def poll(
 ) -> dict[int, JobState]:
     backend = LocalBackend(ManualClock(start=now))
     return backend.poll(Handle(files, 1, [0, 1], started))
+
+
+def test_who_has_said_the_last_word_is_waited_for_before_a_run_is_removed(
+    files: RunFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living = [True, True, False]
+    monkeypatch.setattr(local, "_launcher_lives", lambda handle: living.pop(0))
+    clock = ManualClock()
+    backend, handle = LocalBackend(clock), Handle(files, 1, [0, 1], me())
+
+    backend.delete(handle)
+
+    assert living == []
+    monkeypatch.setattr(local, "_launcher_lives", lambda handle: True)
+    begun = clock.monotonic()
+    backend.delete(handle)  # not for ever
+    assert clock.monotonic() - begun == pytest.approx(END_SECONDS, abs=0.1)
 
 
 def put_beats(files: RunFiles, *beats: Mapping[str, Any]) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # The launched process writes down who it is as the first thing it does.
 START_SECONDS = 60.0
+# A process that has nothing left to do ends within this time.
+END_SECONDS = 10.0
 # Heartbeats of another machine that are older than this are of a process that is gone.
 SILENCE_SECONDS = 120.0
 
@@ -143,7 +145,12 @@ class LocalBackend:
         return [files.path(f"logs/{name}") for name in sorted(names, reverse=True)]
 
     def delete(self, handle: Handle) -> None:
-        """Nothing: all of a run is in its directory."""
+        """All of a run is in its directory: who has said the last word is waited for, who would
+        write there again.
+        """
+        deadline = self._clock.monotonic() + END_SECONDS
+        while _launcher_lives(handle) and self._clock.monotonic() < deadline:
+            self._clock.sleep(0.05)
 
     def close(self) -> None:
         """Nothing is held: the process was detached at its start."""
