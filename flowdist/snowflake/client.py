@@ -16,6 +16,7 @@ import random
 import re
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -103,6 +104,7 @@ class _Connections:
 
     def mine(self) -> Any:
         """This thread's connection; the one of a thread that has ended before a new one."""
+        _close_retired()
         me = threading.current_thread()
         with self._lock:
             if me in self._held:
@@ -147,6 +149,14 @@ def _close(connection: Any) -> None:
 
 # Those that somebody has not closed, so that it is done at the end of the process.
 _open: set[_Connections] = set()
+# Those of clients that nobody can use any more: closed before the next statement of any client.
+_retired: deque[_Connections] = deque()
+
+
+def _close_retired() -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            _retired.popleft().close()
 
 
 def _close_all() -> None:
@@ -173,6 +183,12 @@ class Client:
         self._connections = _Connections(connect)
         self._tag = dict(tag or {})
         self._clock = clock or SystemClock()
+
+    def retire(self) -> None:
+        """Have the connections closed before long. A garbage collector calls this, perhaps in the
+        midst of the connector's own work, where a call of the connector may end the process.
+        """
+        _retired.append(self._connections)
 
     def tagged(self, **tag: str) -> Self:
         """The same client, with more in the QUERY_TAG of what is sent through it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from flowdist import register_connection, spcs_jobs
+from flowdist.backends.snowflake.backend import SnowflakeBackend
 from flowdist.clock import ManualClock
 from flowdist.emulator import Emulator
 from flowdist.emulator.connections import entry
@@ -405,6 +407,21 @@ def attempt(*errors: Exception, again: bool = True) -> tuple[Refusing, ManualClo
     except SnowflakeError:
         return fake, clock, False
     return fake, clock, True
+
+
+def test_a_garbage_collector_makes_no_call_of_the_connector() -> None:
+    # Within one that is under way such a call can end the process: CPython's ContextVar.set().
+    fake, other = Refusing(), Refusing()
+    backend = SnowflakeBackend()
+    backend._clients[None, ""] = Client(fake.connect)
+    backend._clients[None, ""].run("SELECT 1")
+    backend.myself = backend  # type: ignore[attr-defined]
+    del backend
+
+    gc.collect()
+    assert fake.closed == 0
+    Client(other.connect).run("SELECT 1")
+    assert (fake.closed, other.closed) == (1, 0)
 
 
 @pytest.mark.parametrize("errno", [2003, 3001, 1003, 2002, 100072, 904])

@@ -79,8 +79,8 @@ class SnowflakeBackend:
         self._connect = connect
         self._chance = chance or random.Random()
         self._clients: dict[tuple[str | None, str], Client] = {}
-        # A run is not closed by anybody: its connections are when it is forgotten.
-        weakref.finalize(self, _close, self._clients)
+        # A run is not closed by anybody: its connections are once it is forgotten.
+        weakref.finalize(self, _retire, self._clients)
         self._watch = Watch()
         # Logs of launches that are over were looked for once; those that were fetched while the job
         # ran may lack its last lines.
@@ -438,7 +438,8 @@ class SnowflakeBackend:
                     raise
 
     def close(self) -> None:
-        _close(self._clients)
+        while self._clients:
+            self._clients.popitem()[1].close()
 
     # -- private -------------------------------------------------------------------------------
 
@@ -484,9 +485,9 @@ def _running(handle: Handle, watch: Watch) -> list[int]:
     return [job for job in handle.jobs if watch.states.get(job) is JobState.RUNNING]
 
 
-def _close(clients: dict[tuple[str | None, str], Client]) -> None:
-    while clients:
-        clients.popitem()[1].close()
+def _retire(clients: Mapping[tuple[str | None, str], Client]) -> None:
+    for client in clients.values():
+        client.retire()
 
 
 def _dispatch(plan: Spcs) -> Dispatch:
