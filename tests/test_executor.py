@@ -250,7 +250,7 @@ def test_a_run_that_is_deleted_leaves_nobody_waiting(tmp_path: Path) -> None:
         while not pool.runs:
             time.sleep(0.01)
         pool.runs[0].cancel()
-        pool.runs[0].files.store.delete()
+        pool.runs[0].delete()
 
         assert isinstance(call.exception(PATIENCE), RunError)
 
