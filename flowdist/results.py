@@ -18,15 +18,7 @@ import pyarrow.compute as pc
 
 from flowdist.artifacts import ARTIFACT_TYPE, Artifact
 from flowdist.errors import TypeClash
-from flowdist.parts import (
-    FAILED,
-    MISSING,
-    RECORD,
-    STATUS,
-    Clash,
-    conform,
-    unify,
-)
+from flowdist.parts import FAILED, MISSING, RECORD, STATUS, Clash, conform, unify
 from flowdist.phases import reduce_phases, tables_of
 from flowdist.states import combined, load_parts
 from flowdist.store import RunFiles

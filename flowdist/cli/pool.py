@@ -193,13 +193,11 @@ def _plan(on: str | None, fields: dict[str, Any], *, only_where: bool = False) -
     return SpcsQueue(**fields)
 
 
-@contextmanager
-def _client(plan: SpcsQueue) -> Iterator[Client]:
+def _client(plan: SpcsQueue) -> closing[Client]:
     """A connection for as long as it is needed."""
     from flowdist.snowflake.connection import client_for
 
-    with closing(client_for(plan.connection)) as client:
-        yield client
+    return closing(client_for(plan.connection))
 
 
 @contextmanager

@@ -186,7 +186,8 @@ class TableQueue(ABC):
     def _look(self, worker: str) -> None:
         """See what is free, and settle in which order to go through it."""
         self._looked = self._clock.monotonic()
-        self.begun = self._looked if self.begun is None else self.begun
+        if self.begun is None:
+            self.begun = self._looked
         found = self._undone()
         self._over = not found.undone and self.counts().over
         # Its own claims a worker knows of, however long it was since it renewed them.

@@ -111,11 +111,12 @@ def run_reduces(directory: Path, attempt: int) -> int:
     from flowdist.phases import reduce_phases
 
     files = RunFiles.at(directory)
-    for phase in reduce_phases(files.manifest()):
-        job = int(phase["first_job"])
-        limit_threads_of(directory, job)
-        with importing():
-            from flowdist.workers.supervise import job_main
+    jobs = [int(phase["first_job"]) for phase in reduce_phases(files.manifest())]
+    # Libraries read that once: the others have what the first one is meant to.
+    limit_threads_of(directory, jobs[0])
+    with importing():
+        from flowdist.workers.supervise import job_main
+    for job in jobs:
         if code := job_main(directory, attempt, job, began=time.time()):
             return code
     return 0

@@ -1,6 +1,5 @@
-"""A flow of many rows; run as a program, a process that submits it and waits: what tests kill.
-
-python submitter.py KIND ROOT PLAN
+"""A flow of many rows; as a program, ``submitter.py KIND ROOT PLAN``, a process that submits it and
+waits: what tests kill.
 """
 
 from __future__ import annotations

@@ -313,9 +313,8 @@ def test_a_killed_container_is_said_with_its_exit_code_also_later_and_offline(
 def test_a_service_that_somebody_has_dropped_is_lost_and_resumed(
     cloud: Cloud, make: Callable[..., Flow]
 ) -> None:
-    with cloud.emulator.faults.pause(
-        "cells"
-    ):  # one that has begun would say that it was told to end
+    # One that has begun would say that it was told to end.
+    with cloud.emulator.faults.pause("cells"):
         run = make(pause=1.0).submit()
         cloud.client().run(f"DROP SERVICE {_service(run)}")
 
