@@ -18,14 +18,21 @@ DEMO_READY := $(firstword $(wildcard $(VENV)/.installed-dev) $(VENV)/.installed-
 
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
-.PHONY: demo test bench docs lint clean slurm-lab slurm-lab-stop
+.PHONY: demo test ready bench docs lint clean slurm-lab slurm-lab-stop
 
 demo: $(DEMO_READY)
 	@$(BIN)/flowdist demo
 
-test: lint $(CONNECTOR4)/.installed $(SNOW)/.installed
-	@$(BIN)/python -m compileall -q flowdist  # once, not in each of the thousands of processes
+# Thousands of processes start: what they compile is kept, and OpenBLAS makes no thread per core.
+test: export PYTHONDONTWRITEBYTECODE =
+test: export OPENBLAS_DEFAULT_NUM_THREADS = 1
+test: $(VENV)/.installed-dev
+	@$(MAKE) -s -j 2 lint ready $(CONNECTOR4)/.installed $(SNOW)/.installed
 	@$(BIN)/python -m pytest -q -n 4 --dist worksteal
+
+ready: $(VENV)/.installed-dev
+	@$(BIN)/python -m compileall -q flowdist
+	@$(BIN)/python -m pytest -q --collect-only > /dev/null || true  # the tests say what is wrong
 
 bench: $(VENV)/.installed-bench $(FAKESNOW)/.installed
 	@set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python "$$file"; done
