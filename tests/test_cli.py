@@ -151,6 +151,23 @@ def test_help_loads_no_heavy_library() -> None:
     assert "loaded: set()" in done.stdout, done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_a_command_takes_no_core_but_its_own_unless_it_is_asked_to(tmp_path: Path) -> None:
+    (tmp_path / "seen.py").write_text(
+        "import os, numpy\n"
+        "from flowdist import flow\n"
+        "open('threads', 'w').write(str(len(os.listdir('/proc/self/task'))))\n"
+        "seen = flow([{'x': 1}]).stage('f', lambda x: x)\n"
+    )
+    here = {n: v for n, v in os.environ.items() if not n.startswith(("OPENBLAS", "OMP"))}
+
+    def threads(**environment: str) -> int:
+        assert shell("plan", "seen.py", cwd=tmp_path, env=here | environment).returncode == 0
+        return int((tmp_path / "threads").read_text())
+
+    assert threads(OPENBLAS_NUM_THREADS="2") == threads() + 1
+
+
 def test_a_misspelt_command_is_told_the_right_one() -> None:
     assert "did you mean 'status'?" in flowdist("stauts", code=2).stderr
 

@@ -11,6 +11,7 @@ interrupted.
 from __future__ import annotations
 
 import importlib
+import os
 import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -202,4 +203,7 @@ cli.params.append(debug_option())
 
 def main() -> None:
     """The entry point of the console script."""
+    # A command computes little: OpenBLAS starts no thread for each core of a login node. What jobs
+    # or users ask for goes before this.
+    os.environ.setdefault("OPENBLAS_DEFAULT_NUM_THREADS", "1")
     cli(prog_name="flowdist")
