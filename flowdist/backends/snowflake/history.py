@@ -12,7 +12,7 @@ from typing import Any
 from flowdist.backends.base import JobState
 from flowdist.backends.snowflake.graph import job_of
 from flowdist.backends.snowflake.remote import Seen
-from flowdist.backends.snowflake.services import container_seen
+from flowdist.backends.snowflake.services import container_seen, is_ours
 from flowdist.snowflake.firing import GROUP_LETTERS
 from flowdist.snowflake.names import Name, literal
 
@@ -190,7 +190,8 @@ def _container(row: Row) -> Seen | None:
     service = Name((row["job_database"], row["job_schema"], row["job_name"])).sql
     statuses = json.loads(row["instance_statuses"] or "{}")
     instance: Row = next(iter(statuses.get("instances") or ()), {})
-    container: Row = next(iter(instance.get("containers") or ()), {})
+    containers: Sequence[Row] = instance.get("containers") or ()
+    container: Row = next((c for c in containers if is_ours(c.get("containerName"))), {})
     return container_seen(
         {
             "service_status": row["job_status"],

@@ -54,6 +54,8 @@ def ensure_queue(client: Client, table: Name) -> type[TableQueue]:
     try:
         client.run(hybrid_queue_table(table))
     except SnowflakeError as refused:
+        if refused.passing:
+            raise  # no answer is not a refusal: a log would cost more statements for good
         logger.info("no hybrid table can be made, so the queue is a log: %s", refused)
         try:
             client.run(log_queue_table(table))

@@ -22,6 +22,7 @@ __all__ = [
     "containers",
     "drop_service",
     "ending_words",
+    "is_ours",
     "replicas",
     "run_job",
     "service_exists",
@@ -92,11 +93,19 @@ def replicas(client: Client, service: Name, count: int) -> dict[int, Seen]:
 def _shown(client: Client, service: Name) -> list[dict[str, Any]] | None:
     """The containers of a job service as SHOW has them; None where there is no such service."""
     try:
-        return client.rows(f"SHOW SERVICE CONTAINERS IN SERVICE {service.sql}")
+        rows = client.rows(f"SHOW SERVICE CONTAINERS IN SERVICE {service.sql}")
     except SnowflakeError as error:
         if error.missing:
             return None
         raise
+    return [row for row in rows if is_ours(row.get("container_name"))]
+
+
+def is_ours(container: object) -> bool:
+    """Whether a container is the one that is asked for in each instance. Snowflake adds others,
+    such as those that mount stages; it names none while an instance waits for its node.
+    """
+    return not container or str(container).lower() == CONTAINER
 
 
 def _by_instance(rows: Sequence[Mapping[str, object]], service: Name) -> dict[int, Seen]:
@@ -178,10 +187,10 @@ def service_log(client: Client, service: str, instance: int) -> str:
     with contextlib.suppress(SnowflakeError):
         rows = client.rows(
             f"SELECT log FROM TABLE({service}!SPCS_GET_LOGS()) WHERE instance_id = ? "
-            f"ORDER BY timestamp LIMIT {LOG_LINES}",
-            (instance,),
+            f"AND container_name = ? ORDER BY timestamp DESC LIMIT {LOG_LINES}",
+            (instance, CONTAINER),
         )
-        return "\n".join(str(row["log"]) for row in rows)
+        return "\n".join(str(row["log"]) for row in reversed(rows))
     return ""
 
 
