@@ -14,8 +14,8 @@ from grammar import check as conforms
 import flowdist
 from flowdist import Plan, flow, param_grid
 from flowdist.backends.snowflake import checks
-from flowdist.backends.snowflake.pools import start_pool
-from flowdist.errors import PreflightError
+from flowdist.backends.snowflake.pools import resume_pool, start_pool
+from flowdist.errors import BackendError, PreflightError
 from flowdist.preflight import Check
 from flowdist.run import plan_flow
 from flowdist.snowflake.connection import Client, SnowflakeError, client_for, connection_name
@@ -287,6 +287,35 @@ def test_a_plan_for_a_persistent_pool_asks_for_that_alone(cloud: Cloud, tmp_path
     assert "there is no pool FLOWDIST.PUBLIC.WARM, or this role may not see it" in before[0].what
     assert errors(there) == []
     assert "works for queue" in named(elsewhere, "workers").what
+
+
+def test_a_pool_that_is_suspended_is_started_by_those_who_may(
+    cloud: Cloud, tmp_path: Path, newcomer: dict[str, Any]
+) -> None:
+    plan = cloud.plan("spcs-queue", tmp_path, pool="asleep")
+    client = cloud.client()
+    name = start_pool(client, plan)  # type: ignore[arg-type]
+    theirs = client_for(connection_name(newcomer))
+    grant = f"GRANT OPERATE ON SERVICE {name.sql} TO ROLE"
+    try:
+        client.run(f"ALTER SERVICE {name.sql} SUSPEND")
+        as_admin(
+            cloud,
+            f"GRANT USAGE ON DATABASE flowdist TO ROLE {NEWCOMER}",
+            f"GRANT USAGE ON SCHEMA flowdist.public TO ROLE {NEWCOMER}",
+            f"GRANT MONITOR ON SERVICE {name.sql} TO ROLE {NEWCOMER}",
+        )
+        found = asked(cloud.plan("spcs-queue", tmp_path, pool="asleep", connection=newcomer))
+        with pytest.raises(BackendError, match=grant):
+            resume_pool(theirs, name)
+        as_admin(cloud, f"{grant} {NEWCOMER}")
+
+        assert named(found, "workers").severity == "warning"
+        assert named(found, "workers").remedy == f"{grant} {NEWCOMER}"
+        assert resume_pool(theirs, name)
+        assert not resume_pool(theirs, name.beside("NOWHERE"))
+    finally:
+        client.run(f"DROP SERVICE {name.sql}")
 
 
 # -- image

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import secrets as random_names
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 _PLAIN = re.compile(r"[A-Z_][A-Z0-9_$]*")
+# Without these runs go on: with no statistics of their tasks; as long as a pool is not suspended.
+_WITHOUT: Mapping[str, Severity] = {"CREATE TABLE": "info", "OPERATE": "warning"}
 # Where there are no hybrid tables.
 _NO_HYBRID = re.compile(r"\bGCP_|GOV")
 
@@ -237,7 +239,10 @@ def _needs(plan: Spcs, place: Place) -> Iterator[Need]:
     """What the role has to be granted, apart from what is tried out: stage and images."""
     schema = Name(place.stage.parts[:2])
     pool = Name.parse(plan.compute_pool, most=1)
-    if not (isinstance(plan, SpcsQueue) and plan.pool is not None):
+    if isinstance(plan, SpcsQueue) and plan.pool is not None:
+        why = "whoever submits starts it where it is suspended"
+        yield Need("OPERATE", "SERVICE", pool_name(plan.pool, place.stage), why, "workers")
+    else:
         yield Need("USAGE", "COMPUTE POOL", pool, "jobs run on it", "pool")
         yield Need("CREATE SERVICE", "SCHEMA", schema, "jobs are services", "schema")
     if isinstance(plan, SpcsTasks):
@@ -269,13 +274,12 @@ def _privileges(plan: Spcs, place: Place, account: Account) -> Iterator[Check]:
     for need in missing:
         on = f" on {need.target}" if need.name is not None else ""
         what = f"role {role} lacks {need.privilege}{on}: {need.why}"
-        # Runs go without statistics of their tasks.
-        severity: Severity = "info" if need.privilege == "CREATE TABLE" else "error"
+        severity = _WITHOUT.get(need.privilege, "error")
         yield Check(need.check, severity, what, need.grant(role))
     for target in dict.fromkeys(need.target for need in unseen):
         own = [need for need in unseen if need.target == target]
         first = own[0]
-        if first.check == "pool" or first.name is None:
+        if first.check in ("pool", "workers") or first.name is None:
             continue  # said already; everybody sees the account
         inside = _usage(first.name, role) if first.kind in ("SECRET", "SCHEMA") else ""
         together = replace(first, privilege=", ".join(need.privilege for need in own))

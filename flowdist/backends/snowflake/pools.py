@@ -15,7 +15,7 @@ from typing import Any
 from flowdist.backends.snowflake.plans import SpcsQueue
 from flowdist.backends.snowflake.queues import ensure_queue, queue_kind, queue_table
 from flowdist.backends.snowflake.remote import runs_place
-from flowdist.backends.snowflake.services import drop_service
+from flowdist.backends.snowflake.services import drop_service, is_ours
 from flowdist.backends.snowflake.spec import RUNS, specification
 from flowdist.errors import BackendError, UsageError
 from flowdist.settings import user
@@ -142,13 +142,23 @@ def stop_pool(client: Client, name: Name) -> None:
 
 
 def resume_pool(client: Client, name: Name) -> bool:
-    """Start a pool that is suspended, as far as this role may; False where there is none."""
+    """Start a pool that is suspended; False where there is none.
+
+    Raises:
+        BackendError: it is suspended, and this role may not start it.
+    """
     try:
         client.run(f"ALTER SERVICE {name.sql} RESUME")
     except SnowflakeError as error:
         if error.passing:
             raise
-        return not error.missing
+        row = None if error.missing else _service(client, name)
+        if row is not None and str(row["status"]).upper().startswith("SUSPEND"):
+            raise BackendError(
+                f"pool {name} is suspended, and this role may not start it; GRANT OPERATE ON "
+                f"SERVICE {name.sql} TO ROLE ... by its owner lets it ({error.said})"
+            ) from None
+        return row is not None
     return True
 
 
@@ -187,7 +197,11 @@ def pool_status(client: Client, name: Name) -> PoolStatus:
         raise BackendError(f"there is no pool {name}, or this role may not see it")
     label = _label(row)
     containers = client.rows(f"SHOW SERVICE CONTAINERS IN SERVICE {name.sql}")
-    states = Counter(str(c["status"]).lower() for c in containers if c.get("instance_id"))
+    states = Counter(
+        str(row["status"]).lower()
+        for row in containers
+        if row.get("instance_id") and is_ours(row.get("container_name"))
+    )
     work: list[Waiting] = []
     if "queue" in label:
         table = Name.parse(str(label["queue"]))

@@ -34,7 +34,7 @@ from flowdist.backends.snowflake.spec import RUNS, execute_job
 from flowdist.clock import Clock, SystemClock
 from flowdist.errors import BackendError
 from flowdist.parts import MISSING
-from flowdist.snowflake.connection import SnowflakeError
+from flowdist.snowflake.connection import Client, SnowflakeError
 from flowdist.snowflake.names import Name
 from flowdist.snowflake.stage import Mirror, StageFolder
 from flowdist.states import row_states
@@ -71,7 +71,6 @@ CLOCKS_DIFFER = 10.0
 MOST_PUTS = 20
 # What ends the work of one who came from a pool for all.
 _FINAL = {
-    "told": JobState.CANCELLED,
     "failures": JobState.CANCELLED,
     "superseded": JobState.CANCELLED,
     "budget": JobState.DONE,
@@ -259,20 +258,17 @@ class QueueWorkers:
         if JobState.RUNNING not in known:
             # Nobody asks for heartbeats then, and they may say why it cannot run.
             remote.mirror.refresh_beats()
-        ended = self._given_back(remote)
+        alive = [s for s in containers(remote.client, crew.service).values() if not s.state.ended]
+        ended = self._given_back(remote, len(alive))
         if ended is not None:
             return dict.fromkeys(remote.row_jobs, ended)
-        alive = [s for s in containers(remote.client, crew.service).values() if not s.state.ended]
         if alive:
             # They work for others just now, or have not started yet.
             begun = JobState.RUNNING in known
             state = JobState.RUNNING if begun else JobState.PENDING
             return dict.fromkeys(remote.row_jobs, Seen(state, alive[0].message))
         if crew.lasting:
-            waiting = resume_pool(remote.client, crew.service)
-            state = JobState.PENDING if waiting else JobState.LOST
-            text = f"pool {crew.service.sql} is {'starting' if waiting else 'gone'}"
-            return dict.fromkeys(remote.row_jobs, Seen(state, text))
+            return dict.fromkeys(remote.row_jobs, _resumed(remote.client, crew.service))
         return dict.fromkeys(remote.row_jobs, self._replaced(remote))
 
     def _replaced(self, remote: Remote) -> Seen:
@@ -290,12 +286,12 @@ class QueueWorkers:
         order = sorted(own.values(), key=lambda s: (s.state.ended, s.state is JobState.DONE))
         return order[0]
 
-    def _given_back(self, remote: Remote) -> Seen | None:
-        """How a launch has ended for workers that live on; None where it has not. Nobody holds a
-        chunk of it.
+    def _given_back(self, remote: Remote, alive: int) -> Seen | None:
+        """How a launch has ended for workers that live on, of which there are `alive`; None where
+        it has not. Nobody holds a chunk of it.
         """
-        files, plan = remote.files, remote.plan
-        if files.read_json(files.stop(remote.attempt)) is not None:
+        plan = remote.plan
+        if remote.stopped:
             return Seen(JobState.CANCELLED)
         now, beats = self._clock.time(), replace(remote.handle).beats
         silent = 2.0 * cast(SpcsQueue, plan).lease
@@ -306,9 +302,14 @@ class QueueWorkers:
         ]  # fmt: skip
         if any(beat["state"] == "running" for beat in last):
             return None
-        failed = next((str(b["reason"]) for b in last if b["state"] == "failed"), None)
-        if failed is not None:
-            return Seen(JobState.FAILED, failed)
+        if any(beat.get("ending") == "told" for beat in last):
+            # By whoever has cancelled the run from elsewhere, or alone, as its container was ended.
+            remote.mirror.pull("launches")
+            if remote.stopped:
+                return Seen(JobState.CANCELLED)
+        failed = [str(beat["reason"]) for beat in last if beat["state"] == "failed"]
+        if len(failed) >= max(1, alive):
+            return Seen(JobState.FAILED, failed[0])
         states = (_FINAL.get(str(b.get("ending", ""))) for b in last)
         ended = next((Seen(state, beats=False) for state in states if state is not None), None)
         until = begin_until(remote.manifest, remote.attempt, remote.intent)
@@ -351,10 +352,19 @@ class QueueWorkers:
         cancel_job(remote.client, remote.name("reduces"))
 
     def ended(self, remote: Remote) -> None:
-        """What nobody has done is not to be claimed any more."""
-        if remote.row_jobs:
-            with contextlib.suppress(SnowflakeError):
-                _queue(remote).withdraw()
+        """What nobody has done is not to be claimed any more, and workers that have not started
+        need not.
+        """
+        if not remote.row_jobs:
+            return
+        crew = crew_of(remote)
+        with contextlib.suppress(SnowflakeError):
+            _queue(remote).withdraw()
+            if crew.lasting or _work_of(remote, crew):
+                return
+            seen = containers(remote.client, crew.service).values()
+            if any(one.state is JobState.PENDING for one in seen):
+                cancel_job(remote.client, crew.service)
 
     def remove(self, remote: Remote) -> None:
         if remote.started:
@@ -378,6 +388,19 @@ class QueueWorkers:
                 return
             self._clock.sleep(pause)
             pause = min(1.5 * pause, LONGEST_PAUSE)
+
+
+def _resumed(client: Client, pool: Name) -> Seen:
+    """A pool without workers, which is started where it is suspended."""
+    try:
+        there = resume_pool(client, pool)
+    except SnowflakeError:
+        raise
+    except BackendError as refused:
+        return Seen(JobState.LOST, str(refused))
+    if not there:
+        return Seen(JobState.LOST, f"pool {pool.sql} is gone")
+    return Seen(JobState.PENDING, f"pool {pool.sql} is starting")
 
 
 def _tell_fed(remote: Remote) -> None:
@@ -411,9 +434,14 @@ def _queue(remote: Remote) -> TableQueue:
 
 def _waiting(remote: Remote, crew: Crew) -> Waiting | None:
     """What waits of a launch; None where nothing does."""
-    kind = queue_kind(remote.client, _table(remote))
-    found = kind.waiting(remote.client, _table(remote), crew.pool)
+    found = _work_of(remote, crew)
     return next((one for one in found if one.job_id == job_id(remote)), None)
+
+
+def _work_of(remote: Remote, crew: Crew) -> list[Waiting]:
+    """Everything that waits for the workers of a launch."""
+    kind = queue_kind(remote.client, _table(remote))
+    return kind.waiting(remote.client, _table(remote), crew.pool)
 
 
 def chunks_left(remote: Remote) -> list[tuple[int, int]]:
