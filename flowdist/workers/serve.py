@@ -62,9 +62,12 @@ def serve(runs: Path, pool: str, table: str, idle: str = "0") -> int:
     """Work for a pool until there is nothing to do; the exit code is 0 then, 3 where the launch
     that the workers were started for cannot be run here.
     """
-    # Before the connector, which may bring numpy: what most runs want.
-    own = RunFiles.at(runs / launch_of(pool)[0]).read_json(RunFiles.RUN) if "/" in pool else None
-    fit_threads(1 if own is None else threads_of(own["phases"][0]))
+    if _THREADS not in os.environ:
+        # Before the connector, which may bring numpy: what most runs want. A process that has begun
+        # anew has what the run wants that it did so for.
+        own = RunFiles.at(runs / launch_of(pool)[0]) if "/" in pool else None
+        manifest = None if own is None else own.read_json(own.RUN)
+        fit_threads(1 if manifest is None else threads_of(manifest["phases"][0]))
     with importing():
         from flowdist.workers.supervise import StopFlag, log_to_stderr
     log_to_stderr()
@@ -87,9 +90,12 @@ def launch_of(job_id: str) -> tuple[str, int]:
 
 @dataclass
 class _Known:
-    """What does not change of a launch: whose it is, and when it begins no more rows."""
+    """What does not change of a launch: whose it is, how many threads numerical libraries may have
+    in it, and when it begins no more rows.
+    """
 
     user: str
+    threads: int
     until: float | None
     files: RunFiles
     attempt: int
@@ -134,8 +140,8 @@ class Server:
         # Launches that are over for this worker, and those whose files were not seen: until when.
         self._over: set[str] = set()
         self._unseen: dict[str, float] = {}
-        # Whether something waits that cannot be seen yet.
-        self._hidden = False
+        # Whether something waits that cannot be seen yet, and whether others are at work.
+        self._hidden = self._others = False
         # Where it was last, if it left there for another.
         self._left = ""
         self._started = self._busy = self._clock.monotonic()
@@ -175,6 +181,7 @@ class Server:
         """What can be worked for, of launches that this worker can see."""
         self._hidden = False
         waiting = self._queues.waiting(self._client, self._table, self._pool)
+        self._others = any(work.workers for work in waiting)
         found = (self._offer(work) for work in waiting)
         return [offer for offer in found if offer is not None]
 
@@ -205,7 +212,8 @@ class Server:
             from flowdist.workers.supervise import begin_until
 
             until = begin_until(manifest, attempt, intent)
-            self._known[job_id] = _Known(str(manifest["user"]), until, files, attempt)
+            threads = threads_of(manifest["phases"][0])
+            self._known[job_id] = _Known(str(manifest["user"]), threads, until, files, attempt)
         return self._known.get(job_id)
 
     def _nothing_left(self, offers: list[Offer]) -> bool:
@@ -215,7 +223,9 @@ class Server:
         if self._hidden and self._idle_for < LATE_SECONDS:
             return False
         if not self._own:
-            if self._idle and self._idle_for >= self._idle and not offers:
+            long = self._idle and self._idle_for >= self._idle
+            # Others may be at the last rows of what this one is done with.
+            if long and not offers and not self._others:
                 self._suspend()
             return False
         if not offers:
@@ -259,6 +269,7 @@ class Server:
     def _visit(self, job_id: str) -> int | None:
         """Work for a launch; an exit code where this process is to end with it."""
         run, attempt = launch_of(job_id)
+        self._fit_threads(self._known[job_id].threads)
         came = self._clock.monotonic()
         try:
             with local_view(self._runs / run, attempt) as directory:
@@ -286,11 +297,9 @@ class Server:
         return code if code == 3 and job_id == self._own else None
 
     def _run(self, files: RunFiles, job_id: str, attempt: int, came: float) -> int:
-        manifest = files.manifest()
-        self._fit_threads(threads_of(manifest["phases"][0]))
         from flowdist.workers.supervise import job_main
 
-        queue = self._queue(job_id, manifest["plan"])
+        queue = self._queue(job_id, files.manifest()["plan"])
         job = self._number(files, job_id, attempt)
         logger.info("job %d of %s", job, job_id)
         self._left = ""

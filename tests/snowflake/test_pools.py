@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -14,12 +16,20 @@ from cloud import Cloud
 from test_workers import slow, wait_for, wait_until_at_work
 
 from flowdist import Flow, Run, flow, param_grid
+from flowdist.backends.base import Handle, JobState
 from flowdist.backends.snowflake.pools import pool_status, scale_pool, start_pool, stop_pool
+from flowdist.backends.snowflake.remote import Remote, Seen
+from flowdist.backends.snowflake.workers import QueueWorkers
 from flowdist.cli import cli
+from flowdist.clock import ManualClock
 from flowdist.errors import PreflightError, UsageError
 from flowdist.snowflake.names import Name
+from flowdist.store import VISITORS, JobAttempt
 from flowdist.submission import launch, write_run
+from flowdist.workers.claiming import Waiting
 from flowdist.workers.fair import Offer, leave_for, pick
+from flowdist.workers.serve import Server
+from flowdist.workers.supervise import StopFlag
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +81,19 @@ def test_two_runs_share_a_pool(cloud: Cloud, tmp_path: Path, pool: Name) -> None
         run.delete()
 
 
+def test_runs_of_a_pool_have_the_threads_that_each_asks_for(
+    cloud: Cloud, tmp_path: Path, pool: Name
+) -> None:
+    def threads(cpus: int) -> set[str]:
+        plan = cloud.plan("spcs-queue", tmp_path, pool="fits", cpus=cpus)
+        build = flow(param_grid(x=range(4))).stage("of", lambda x: os.environ["OMP_NUM_THREADS"])
+        run = build.distribute(plan).submit().wait(60)
+        assert run.status().state == "done"
+        return set(run.collect()["of.value"])
+
+    assert [threads(2), threads(1), threads(3)] == [{"2"}, {"1"}, {"3"}]
+
+
 def test_a_run_that_cannot_be_loaded_fails_and_the_pool_goes_on(
     cloud: Cloud, tmp_path: Path, pool: Name
 ) -> None:
@@ -119,6 +142,67 @@ def test_a_killed_worker_does_not_keep_a_run_from_its_end(
     assert status.reason.startswith("the time budget of 10 s is spent")
     assert cloud.client().rows("SELECT * FROM flowdist_queue WHERE STATUS <> 'DONE'") == []
     run.delete()
+
+
+def test_workers_that_are_told_to_end_are_not_the_end_of_a_run(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    client, plan = cloud.client(), cloud.plan("spcs-queue", tmp_path, pool="lone", replicas=1)
+    name = start_pool(client, plan, idle=0)
+    build = flow(param_grid(x=range(30)), const={"seconds": 0.2}).stage("sq", slow)
+    run = build.distribute(plan).submit()
+    wait_for(lambda: run.status().done > 0)
+
+    # As for the maintenance of a node: its only worker gives back what it holds.
+    client.run(f"ALTER SERVICE {name.sql} SUSPEND")
+    wait_for(lambda: not pool_status(client, name).instances)
+    assert not run.status().ended
+    status = run.wait(90).status()
+
+    assert (status.state, status.ok) == ("done", 30)
+    stop_pool(client, name)
+
+
+def test_one_worker_that_fails_does_not_keep_others_from_a_run(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    plan = cloud.plan("spcs-queue", tmp_path, pool="fits")
+    build = flow(param_grid(x=range(4))).stage("sq", lambda x: x).distribute(plan)
+    files = write_run(build, "unlucky")
+    for n in range(2):
+        said = {"state": "failed", "reason": f"no disk {n}", "time": time.time()}
+        files.put_beat(JobAttempt(VISITORS + n, 1), said)
+    remote = Remote(Handle(files, 1, [0]), cloud.client())
+
+    seen = [QueueWorkers()._given_back(remote, alive) for alive in (3, 2, 0)]
+
+    failed = Seen(JobState.FAILED, "no disk 0")
+    assert seen == [None, failed, failed]
+
+
+def test_who_is_idle_suspends_no_pool_in_which_others_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, stop, sent = ManualClock(), StopFlag(), list[str]()
+    client = SimpleNamespace(run=sent.append)
+    table = Name.parse("flowdist.public.flowdist_queue")
+    server = Server(tmp_path, "P", table, client, stop, idle=10, clock=clock)  # type: ignore[arg-type]
+    held = [Waiting("late/1", "", waiting=0, claimed=1, workers=1, priority=0)]
+    # Its time budget is spent, and another worker is at its last row.
+    server._over.add("late/1")
+    server._kind = SimpleNamespace(waiting=lambda *where: list(held))  # type: ignore[assignment]
+
+    def rest(seconds: float) -> None:
+        clock.advance(seconds)
+        if clock.monotonic() > 60:
+            held.clear()
+        stop.reason = "enough" if sent or clock.monotonic() > 200 else ""
+
+    monkeypatch.setattr(clock, "sleep", rest)
+    server.run()
+
+    assert sent == ["ALTER SERVICE P SUSPEND"]
+    assert clock.monotonic() > 60
 
 
 def test_an_idle_pool_is_suspended_and_the_next_run_resumes_it(
