@@ -7,6 +7,7 @@ the process that connects: what was registered there, the session of a container
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -36,6 +37,10 @@ TOKEN = Path("/snowflake/session/token")
 NETWORK_SECONDS = 60
 # What must not be tried again: five wrong passwords lock a user out.
 _WRONG_PASSWORD, _WRONG_ROLE, _NOT_CONNECTED = 390100, 390189, 250001
+# What tells one connection from another; it is no secret.
+_WHERE = (
+    "account", "user", "role", "host", "port", "protocol", "database", "schema", "warehouse",
+)  # fmt: skip
 # Names of connections that were given as objects begin so.
 _GIVEN, _OPEN = "given-", "open-"
 
@@ -74,7 +79,7 @@ def connection_name(given: Any) -> str | None:
     if given is None or isinstance(given, str):
         return given
     if isinstance(given, Mapping):
-        public = {k: str(v) for k, v in given.items() if k in ("account", "user", "role", "host")}
+        public = {name: str(given[name]) for name in _WHERE if name in given}
         digest = hashlib.sha256(json.dumps(public, sort_keys=True).encode()).hexdigest()[:8]
         return register_connection(f"{_GIVEN}{digest}", given)
     if not hasattr(given, "cursor"):
@@ -163,7 +168,8 @@ def _opened(
     from snowflake.connector.errors import Error
 
     there = {} if known is None or name is None else known.connections[name]
-    parameters = connect_keywords(given, there)
+    # What is put into a queue is there for workers at once, whatever the user's sessions are like.
+    parameters = {**connect_keywords(given, there), "autocommit": True}
     if name is not None:
         parameters["connection_name"] = name
     try:
@@ -257,6 +263,15 @@ class _Borrowed:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        with contextlib.closing(connection.cursor()) as cursor:
+            cursor.execute("SHOW PARAMETERS LIKE 'AUTOCOMMIT' IN SESSION")
+            names = [column[0].lower() for column in cursor.description]
+            found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        if any(str(row["value"]).lower() == "false" for row in found):
+            raise UsageError(
+                "the connection that was given has AUTOCOMMIT off, so that nobody else would see "
+                "what is put into a queue over it; connection.autocommit(True) turns it on"
+            )
 
     @property
     def role(self) -> Any:

@@ -155,6 +155,34 @@ def test_an_open_connection_is_used_and_left_as_it_is(emulator: Emulator) -> Non
         assert opened.cursor().execute(tag).fetchone()[1] == "mine"
 
 
+def test_what_is_written_is_there_for_others_at_once(emulator: Emulator, tmp_path: Path) -> None:
+    given = emulator.connection_parameters(session_parameters={"AUTOCOMMIT": False})
+    client = client_for(connection_name({**given, "autocommit": False}))
+    try:
+        assert (
+            str(client.rows("SHOW PARAMETERS LIKE 'AUTOCOMMIT' IN SESSION")[0]["value"]) == "true"
+        )
+    finally:
+        client.close()
+
+    with emulator.connect(autocommit=False) as opened:
+        client = client_for(connection_name(opened))
+        with pytest.raises(UsageError, match=r"connection\.autocommit\(True\) turns it on"):
+            client.value("SELECT 1")
+        opened.autocommit(True)
+        assert client.value("SELECT 1") == 1
+
+
+def test_connections_to_different_places_have_different_names() -> None:
+    one = {"account": "a", "user": "u", "password": "hush"}
+    others = [{"port": 2}, {"protocol": "http"}, {"database": "d"}, {"warehouse": "w"}]
+
+    names = {connection_name({**one, **more}) for more in [{}, *others]}
+
+    assert len(names) == 5
+    assert connection_name({**one, "password": "other"}) in names
+
+
 def test_what_connects_nothing_is_refused_without_showing_it() -> None:
     for given in (["password", "hush"], 5):
         with pytest.raises(UsageError, match="neither the name") as error:
