@@ -1,18 +1,19 @@
 """Feeding a run: rows that are added while its workers run.
 
 Rows that are fed are a run of their own beside the one they are fed to: the same program, the same
-plan, the same workers. The run that was fed has a record of each, ``feeds/<number>-<...>.json``,
-and answers for all of them: status, tables, errors, cancel, resume, delete.
+plan, the same workers. The run that was fed has a record of each, ``feeds/<number>.json``, and
+answers for all of them: status, tables, errors, cancel, resume, delete.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +32,7 @@ from flowdist.submission import launch, write_layout
 
 if TYPE_CHECKING:
     from flowdist.backends.base import Handle
+    from flowdist.backends.snowflake.backend import SnowflakeBackend
     from flowdist.run import Run
 
 __all__ = ["collect_all", "combined", "fed_files", "feed", "home_of"]
@@ -44,12 +46,7 @@ def feed(run: Run, handle: Handle, rows: Any, priority: int = 0) -> RunFiles:
     plan = Plan.from_json(run.manifest["plan"])
     _check(run, plan, handle)
     table = _same_columns(Grid.of(rows).table, run)
-    number = len(run.files.store.list("feeds")) + 1
-    first_row = run.rows + sum(int(one["rows"]) for one in _records(run.files))
-    tail = secrets.token_hex(2)
-    run_id, name = f"{run.id}.{number}-{tail}", f"feeds/{number:04d}-{tail}.json"
-    record = {"id": run_id, "time": time.time(), "rows": table.num_rows, "first_row": first_row}
-    run.files.put_json(name, record)
+    name, record = _place(run, handle, table.num_rows)
     started, intent = handle.started or {}, run.files.read_json(run.files.intent(handle.attempt))
     fed = {
         "to": run.id,
@@ -59,9 +56,48 @@ def feed(run: Run, handle: Handle, rows: Any, priority: int = 0) -> RunFiles:
         "service": started["service"],
         "since": (intent or record)["time"],
     }
-    files = _write(run, run_id, table, plan, {"fed": fed, "first_row": first_row})
+    more = {"fed": fed, "first_row": record["first_row"]}
+    files = _write(run, record["id"], table, plan, more)
     launch(files, files.manifest())
     return files
+
+
+def _place(run: Run, handle: Handle, rows: int) -> tuple[str, dict[str, Any]]:
+    """Take the next rows of the run for these: nobody else who feeds it has them, here or on
+    another machine. Returns the name of the record, and the record.
+    """
+    backend, files = cast("SnowflakeBackend", run.backend), run.files
+    while True:
+        backend.fetch(handle)
+        known = [f"feeds/{name}" for name in files.store.list("feeds")]
+        number = 1 + max((int(Path(name).stem) for name in known), default=0)
+        record = {
+            "id": f"{run.id}.{number}-{secrets.token_hex(2)}",
+            "time": time.time(),
+            "rows": rows,
+            "first_row": run.rows + sum(_rows(files, name) for name in known),
+        }
+        name = f"feeds/{number:04d}.json"
+        with contextlib.suppress(FileExistsError):
+            files.put_json(name, record)
+            if backend.share(handle, name):
+                return name, record
+
+
+def _rows(files: RunFiles, name: str) -> int:
+    """How many rows a record is of, which another process may be writing just now.
+
+    Raises:
+        RunError: it does not get complete.
+    """
+    for _ in range(100):
+        if (record := files.read_json(name)) is not None:
+            return int(record["rows"])
+        time.sleep(0.02)
+    raise RunError(
+        f"{files.path(name)} is not whole: who fed these rows was killed before they were there; "
+        "remove that file, and feed again"
+    )
 
 
 def _check(run: Run, plan: Plan, handle: Handle) -> None:

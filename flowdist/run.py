@@ -418,9 +418,10 @@ class Run:
         Raises:
             BackendError: they did not end in time.
         """
-        every: list[Run] = [self, *self.feeds()]
-        for run in every:
-            run._ask_to_end()
+        self._ask_to_end()
+        self._fetch()
+        for fed in self.feeds():
+            fed._ask_to_end()
         try:
             return self.wait(CANCEL_SECONDS)
         except WaitTimeout:
@@ -446,6 +447,7 @@ class Run:
                 f"run {self.id} is {status.state} ({status.done:,} of {status.rows:,} rows); "
                 "cancel it before resuming, or wait"
             )
+        self._fetch()
         fed = self.feeds()
         status = self._own_status() if fed else status
         for one in fed:
@@ -472,6 +474,7 @@ class Run:
         status = self.status()
         if not status.ended:
             raise RunError(f"run {self.id} is {status.state}; cancel it before deleting it")
+        self._fetch()
         for fed in self.feeds():
             fed.delete()
         for attempt in self.files.attempts():
@@ -521,8 +524,9 @@ class Run:
 
     def _fetch(self) -> None:
         """Bring what jobs have written so far."""
-        for run in (self, *self.feeds()):
-            run.backend.fetch(run._handle())
+        self.backend.fetch(self._handle())
+        for fed in self.feeds():
+            fed.backend.fetch(fed._handle())
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.rows:,} rows, {self.directory})"

@@ -150,9 +150,9 @@ class Mirror:
         return missing
 
     def pull_results(self) -> None:
-        """Fetch what jobs have written so far, artifacts left out."""
+        """Fetch what jobs have written so far, artifacts left out, and what others have fed."""
         self.refresh_beats()
-        self.pull("parts", "events")
+        self.pull("parts", "events", "feeds")
 
     def refresh_beats(self, names: Sequence[str] | None = None) -> None:
         """Fetch heartbeats, all or those of the given file names."""

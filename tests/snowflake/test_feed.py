@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from cloud import Cloud
 from test_workers import QUEUE, service, slow, wait_until_at_work
 
 from flowdist import attach, flow, local, param_grid, runs
 from flowdist.errors import GridError, RunError
+from flowdist.snowflake.connection import register_connection
 
 
 def test_fed_rows_are_run_by_the_same_workers_and_collected_behind_the_others(
@@ -50,6 +52,36 @@ def test_fed_rows_are_run_by_the_same_workers_and_collected_behind_the_others(
     assert client.rows("SHOW SERVICES IN ACCOUNT") == []
     assert client.value(f"SELECT COUNT(*) FROM {QUEUE}") == 0
     assert not fed.directory.exists()
+
+
+def test_rows_that_another_machine_feeds_are_of_the_same_run(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = (
+        flow(param_grid(x=range(24)), seed=1)
+        .stage("sq", lambda x, seed: (time.sleep(0.3), {"y": x * x, "seed": seed})[1])
+        .distribute(cloud.plan("spcs-queue", tmp_path / "here", replicas=1))
+        .submit()
+    )
+    wait_until_at_work(cloud, run)
+    elsewhere = register_connection("elsewhere", cloud.connection)
+    address = f"@flowdist.public.runs/runs/{run.id}"
+    there = attach(address, tmp_path / "there", connection=elsewhere)
+
+    run.feed({"x": [100]})
+    with monkeypatch.context() as at_once:
+        # It has not seen yet what was fed here.
+        at_once.setattr(there.backend, "fetch", lambda handle: None)
+        there.feed({"x": [200, 201]})
+
+    assert (run.wait(90).status().state, run.status().rows) == ("done", 27)
+    tables = [one.wait(90).collect(errors="keep") for one in (run, there)]
+    assert tables[0]["x"].tolist() == [*range(24), 100, 200, 201]
+    assert tables[0]["sq.seed"].nunique() == 27
+    pd.testing.assert_frame_equal(*tables)
+    run.delete()
+    assert cloud.client().rows("LIST @flowdist.public.runs") == []
+    assert cloud.client().value(f"SELECT COUNT(*) FROM {QUEUE}") == 0
 
 
 def test_urgent_rows_are_run_first(cloud: Cloud, tmp_path: Path) -> None:

@@ -304,8 +304,24 @@ class SnowflakeBackend:
         """Bring what jobs have written so far, or one artifact."""
         if artifact is not None:
             self._remote(handle).mirror.pull_artifact(artifact)
-        elif not self._watched(handle).settled and handle.started is not None:
+        elif handle.started is None:
+            return
+        elif not self._watched(handle).settled:
             self._remote(handle).mirror.pull_results()
+        elif handle.files.manifest()["plan"].get("pool"):
+            # Workers that stay take more rows of it, perhaps from another machine.
+            with contextlib.suppress(FlowdistError):
+                self._remote(handle).mirror.pull("feeds")
+
+    def share(self, handle: Handle, name: str) -> bool:
+        """Put a file of the run where other machines see it. False where one of them has put
+        another by that name, which is then here.
+        """
+        mirror, ours = self._remote(handle).mirror, handle.files.store.get(name)
+        mirror.push([name])
+        folder, _, file = name.rpartition("/")
+        mirror.stage.get(handle.files.directory, folder, [file])
+        return handle.files.store.get(name) == ours
 
     # -- looking closer ------------------------------------------------------------------------
 

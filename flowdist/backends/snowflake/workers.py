@@ -36,9 +36,8 @@ from flowdist.errors import BackendError
 from flowdist.parts import MISSING
 from flowdist.snowflake.connection import Client, SnowflakeError
 from flowdist.snowflake.names import Name
-from flowdist.snowflake.stage import Mirror, StageFolder
 from flowdist.states import row_states
-from flowdist.store import VISITORS, RunFiles
+from flowdist.store import VISITORS
 from flowdist.summary import counted
 from flowdist.tables import in_layout_order, map_table
 from flowdist.workers.claiming import TableQueue, Waiting
@@ -131,7 +130,6 @@ class QueueWorkers:
             check_pool(remote.client, crew.service, remote.runs, _table(remote))
         ensure_queue(remote.client, _table(remote))
         if crew.shared:
-            _tell_fed(remote)
             self._put(remote)
             if crew.lasting:
                 resume_pool(remote.client, crew.service)
@@ -401,14 +399,6 @@ def _resumed(client: Client, pool: Name) -> Seen:
     if not there:
         return Seen(JobState.LOST, f"pool {pool.sql} is gone")
     return Seen(JobState.PENDING, f"pool {pool.sql} is starting")
-
-
-def _tell_fed(remote: Remote) -> None:
-    """Put the record of what was fed beside the run on the stage, for others that look at it."""
-    fed = remote.manifest.get("fed")
-    if fed and remote.attempt == 1:
-        files = RunFiles.at(remote.files.directory.parent / fed["to"])
-        Mirror(files, StageFolder(remote.client, remote.runs / fed["to"])).push([fed["record"]])
 
 
 # -- the queue
