@@ -21,7 +21,7 @@ from cloud import Cloud
 
 from flowdist import Run, flow, param_grid
 from flowdist.backends.snowflake import workers
-from flowdist.backends.snowflake.workers import _ranges
+from flowdist.backends.snowflake.workers import QueueWorkers, _ranges
 from flowdist.errors import BackendError
 from flowdist.parts import read_part
 from flowdist.workers.__main__ import THREAD_VARIABLES
@@ -94,6 +94,30 @@ def test_workers_claim_chunks_and_leave_nothing(cloud: Cloud, tmp_path: Path) ->
     assert client.rows("LIST @flowdist.public.runs") == []
     assert client.rows("SHOW SERVICES IN ACCOUNT") == []
     assert client.value(f"SELECT COUNT(*) FROM {QUEUE}") == 0
+
+
+def test_workers_for_which_there_was_no_room_do_not_start_when_all_is_done(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    # A node has room for one.
+    plan = cloud.plan("spcs-queue", tmp_path, replicas=4, cpus=4)
+    build = flow(param_grid(x=range(40)), const={"seconds": 0.5}).stage("sq", slow)
+    run = build.distribute(plan).submit()
+    wait_until_at_work(cloud, run, workers=2)
+    fed = run.feed({"x": range(10)})
+    remote = run.backend._remote(run._handle())  # type: ignore[attr-defined]
+
+    with closing(cloud.client()) as client:
+        ask = f"DESCRIBE SERVICE {service(run)}"
+        QueueWorkers().ended(remote)
+        with_fed_rows = client.rows(ask)[0]["status"]
+        client.run(f"DELETE FROM {QUEUE} WHERE JOB_ID = ?", (f"{fed.id}/1",))
+        QueueWorkers().ended(remote)
+        with_nothing_left = client.rows(ask)[0]["status"]
+
+    assert with_fed_rows in ("PENDING", "RUNNING")
+    assert with_nothing_left.startswith("CANCEL")
+    run.cancel().delete()
 
 
 def test_a_chunk_takes_less_than_two_statements(cloud: Cloud, tmp_path: Path) -> None:
