@@ -166,6 +166,11 @@ def test_cost_counts_nodes_not_containers() -> None:
         ({"make": spcs_tasks, "chunks_per_job": 1}, 950, "950 jobs make 2 task graphs"),
         ({"make": spcs_tasks, "chunks_per_job": 1}, 5001, "at most 5,000 services"),
         ({"make": spcs_tasks, "time": "8d"}, 12, "a task ends after 7 d"),
+        (
+            {"make": spcs_tasks, "schedule": "60 MINUTES", "target_jobs": 12},
+            12,
+            "leaves 12 job services at each firing, about 8,640 in 30 days",
+        ),
         ({"time": "8d"}, 12, "weekly window for maintenance"),
         ({"make": spcs_queue, "replicas": 20}, 12, "8 of them have nothing to do"),
         ({"instance_family": "CPU_X64_L", "containers_per_node": 9}, 12, "at most 8 stages"),
@@ -190,6 +195,11 @@ def test_it_warns_of(options: dict[str, Any], rows: int, said: str) -> None:
     make = options.pop("make", spcs_jobs)
 
     assert said in warned(plan(make, **options), rows)
+
+
+@pytest.mark.parametrize("schedule", ["USING CRON 0 3 * * * UTC", "now and then"])
+def test_a_schedule_that_fires_seldom_is_not_warned_of(schedule: str) -> None:
+    assert "schedule" not in warned(plan(spcs_tasks, schedule=schedule, target_jobs=12))
 
 
 def test_a_plan_without_flaws_has_no_warnings() -> None:

@@ -4,6 +4,7 @@ pure. What only the account can tell is asked in `flowdist.backends.snowflake.ch
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ __all__ = ["cautions", "containers", "cost", "estimate", "traces"]
 
 # Services, jobs that have ended among them, that an account may have.
 MOST_SERVICES = 5_000
+# For so many days it knows of jobs that have ended.
+KEPT_DAYS = 30
+_SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600}
 # Jobs that a graph of at most 1,000 tasks has room for beside its helpers, and the longest that a
 # task may take, in seconds.
 JOBS_IN_A_GRAPH = 900
@@ -125,6 +129,7 @@ def cautions(plan: Spcs, summary: PlanSummary) -> Iterator[str]:
     if summary.jobs:
         yield from _too_many(plan, summary)
         yield from _idle_replicas(plan, summary)
+        yield from _firings(plan, summary)
     yield from _too_long(plan)
     yield from _nodes(plan)
     yield from _family(plan)
@@ -156,6 +161,46 @@ def _too_many(plan: Spcs, summary: PlanSummary) -> Iterator[str]:
             f"{_named(plan)}, and an account may have {limit:,}: they run in "
             f"{-(-found.nodes // limit):,} waves. target_jobs={limit * share} makes one."
         )
+
+
+def _firings(plan: Spcs, summary: PlanSummary) -> Iterator[str]:
+    """Job services that a schedule leaves, faster than Snowflake forgets them."""
+    if not isinstance(plan, SpcsTasks) or plan.schedule is None:
+        return
+    left = summary.jobs * firings_in(plan.schedule, KEPT_DAYS)
+    if left > MOST_SERVICES:
+        yield (
+            f"schedule={plan.schedule!r} leaves {counted(summary.jobs, 'job service')} at each "
+            f"firing, about {left:,} in {KEPT_DAYS} days, which is how long Snowflake keeps them; "
+            f"an account has at most {MOST_SERVICES:,}. Have flowdist delete remove each firing "
+            "once it is collected, or let it have fewer jobs."
+        )
+
+
+def firings_in(schedule: str, days: int) -> int:
+    """About how often a schedule fires in so many days, a cron expression being taken for one of
+    every day; 0 where it is not understood.
+
+    >>> firings_in("90 MINUTES", 30), firings_in("USING CRON */20 6-9,22 * * 1 UTC", 30)
+    (480, 450)
+    """
+    words = schedule.upper().split()
+    with contextlib.suppress(ValueError, KeyError, IndexError, ZeroDivisionError):
+        if words[:2] == ["USING", "CRON"]:
+            return _times(words[2], 60) * _times(words[3], 24) * days
+        return days * 86_400 // (int(words[0]) * _SECONDS[words[1].rstrip("S")])
+    return 0
+
+
+def _times(field: str, whole: int) -> int:
+    """How many values a field of a cron expression has."""
+    count = 0
+    for part in field.split(","):
+        values, _, step = part.partition("/")
+        first, _, last = values.partition("-")
+        span = whole if first == "*" else int(last or first) - int(first) + 1
+        count += -(-span // int(step or 1))
+    return count
 
 
 def _idle_replicas(plan: Spcs, summary: PlanSummary) -> Iterator[str]:
