@@ -232,6 +232,34 @@ def test_a_transaction_on_standard_tables_may_be_idle(timed: tuple[Account, Manu
     assert a("SELECT id FROM s") == [(1,)]
 
 
+@pytest.mark.parametrize(
+    "blocked",
+    ["DELETE FROM s", "UPDATE s SET id = 2", "TRUNCATE TABLE s", "ALTER TABLE s ADD COLUMN v INT"],
+)
+@pytest.mark.parametrize("written", ["DELETE FROM s WHERE id = 1", "INSERT INTO s VALUES (2)"])
+def test_a_transaction_on_standard_tables_may_be_idle_until_others_wait_for_it(
+    timed: tuple[Account, ManualClock], written: str, blocked: str
+) -> None:
+    account, clock = timed
+    a, b = session(account), session(account, LOCK_TIMEOUT=0)
+    a("CREATE TABLE s (id INT)")
+    a("INSERT INTO s VALUES (1)")
+    a("BEGIN")
+    a(written)
+    waits = written.startswith("DELETE") or not blocked.startswith(("DELETE", "UPDATE"))
+    clock.advance(299)
+    if waits:
+        with pytest.raises(SqlError, match="waited for a lock"):
+            b(blocked)
+    clock.advance(1)
+    b(blocked)
+    if waits:
+        with pytest.raises(SqlError, match="aborted and rolled back"):
+            a("COMMIT")
+    else:
+        a("COMMIT")
+
+
 # -- definitions
 
 
@@ -349,7 +377,9 @@ def test_statements_of_a_transaction_run_one_after_another(account: Account) -> 
     assert run("SELECT COUNT(*) FROM t") == [(0,)]
 
 
-def test_a_statement_that_read_a_function_is_run_again_on_a_new_snapshot(account: Account) -> None:
+def test_what_a_statement_with_a_function_did_is_there_on_a_new_snapshot(
+    account: Account,
+) -> None:
     a, b = session(account), session(account)
     a("CREATE TABLE s (id INT)")
     a("INSERT INTO s VALUES (1), (2), (3)")

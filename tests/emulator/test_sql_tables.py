@@ -148,6 +148,43 @@ def test_show_and_describe(account: Account, session: Session, run: Any) -> None
     assert len(run("SHOW INDEXES IN TABLE h")) == 1
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("VARCHAR(4) NOT NULL DEFAULT 'it''s'", "'it''s'"),
+        ("INT NOT NULL DEFAULT 3", "3"),
+        ("NUMBER(5, 2) DEFAULT 1.5", "1.5"),
+        ("BINARY NOT NULL DEFAULT TO_BINARY('0A27')", "TO_BINARY('0A27')"),
+        (
+            "TIMESTAMP_TZ NOT NULL DEFAULT '2024-01-01 00:00:00 +01:00'::TIMESTAMP_TZ",
+            "'2024-01-01 00:00:00 +01:00'::TIMESTAMP_TZ",
+        ),
+        ("TIMESTAMP_LTZ NOT NULL DEFAULT CURRENT_TIMESTAMP()", None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["TABLE", "HYBRID TABLE"])
+def test_a_column_is_added_with_a_value_for_the_rows_that_there_are(
+    run: Any, kind: str, column: str, value: str | None
+) -> None:
+    run(f"CREATE {kind} t (a INT PRIMARY KEY)")
+    run("INSERT INTO t VALUES (1), (2)")
+    run(f"ALTER TABLE t ADD COLUMN b {column}")
+    run("INSERT INTO t (a) VALUES (3)")
+    equal = f"b = {value}" if value else "b > DATEADD(hour, -1, CURRENT_TIMESTAMP())"
+    assert run(f"SELECT a FROM t WHERE {equal} ORDER BY a") == [(1,), (2,), (3,)]
+    if "NOT NULL" in column:
+        with pytest.raises(SqlError, match="non-nullable"):
+            run("INSERT INTO t VALUES (4, NULL)")
+
+
+def test_a_column_without_a_value_cannot_be_added_to_rows_that_need_one(run: Any) -> None:
+    run("CREATE TABLE t (a INT)")
+    run("INSERT INTO t VALUES (1)")
+    with pytest.raises(SqlError, match="non-nullable"):
+        run("ALTER TABLE t ADD COLUMN b INT NOT NULL")
+    assert run("SELECT * FROM t") == [(1,)]
+
+
 def test_tables_are_altered(run: Any) -> None:
     run("CREATE TABLE t (a INT)")
     run("INSERT INTO t VALUES (1)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -191,6 +192,63 @@ def test_a_failed_statement_in_a_transaction_on_standard_tables(account: Account
         a("INSERT INTO s VALUES (3, NULL)")
     a("COMMIT")
     assert a("SELECT v FROM s ORDER BY id") == [(11,), (21,)]
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ("DELETE FROM s WHERE id = 1", []),
+        ("UPDATE s SET v = 'changed' WHERE id = 1", ["changed", "changed"]),
+        (
+            "UPDATE s SET v = 'changed' FROM (SELECT 1 AS k UNION ALL SELECT 1) q WHERE id = k",
+            ["changed", "changed"],
+        ),
+        (
+            "MERGE INTO s USING (SELECT 1 k) ON id = k WHEN MATCHED THEN UPDATE SET v = 'changed'",
+            ["changed", "changed"],
+        ),
+        ("INSERT OVERWRITE INTO s SELECT 1, 'changed'", ["changed"]),
+    ],
+)
+@pytest.mark.parametrize(
+    "then",
+    [
+        "INSERT INTO s VALUES (1, 'of A')",
+        "DELETE FROM s WHERE v = 'of A'",
+        "INSERT INTO s VALUES (1 / 0, '')",
+        "INSERT INTO h SELECT 1",
+        "SELECT * FROM s",
+    ],
+)
+def test_what_others_add_after_a_statement_is_not_changed_by_it(
+    account: Account, change: str, left: list[str], then: str
+) -> None:
+    a, b = session(account), session(account)
+    a("CREATE TABLE s (id INT, v VARCHAR)")
+    a("CREATE HYBRID TABLE h (id INT PRIMARY KEY)")
+    a("INSERT INTO s VALUES (1, 'twice'), (1, 'twice')")
+    a("BEGIN")
+    a(change)
+    b("INSERT INTO s VALUES (1, 'of B'), (1, 'twice')")
+    with contextlib.suppress(SqlError):
+        a(then)
+    own = ["of A"] if then.startswith("INSERT INTO s VALUES (1, ") else []
+    assert a("SELECT v FROM s ORDER BY v") == [(v,) for v in sorted([*left, *own, "of B", "twice"])]
+    a("COMMIT")
+    assert b("SELECT v FROM s ORDER BY v") == [(v,) for v in sorted([*left, *own, "of B", "twice"])]
+
+
+def test_a_transaction_keeps_the_values_it_has_made(account: Account) -> None:
+    a, b = session(account), session(account)
+    a("CREATE TABLE s (v VARCHAR)")
+    a("INSERT INTO s VALUES ('a')")
+    a("BEGIN")
+    a("UPDATE s SET v = UUID_STRING()")
+    made = a("SELECT v FROM s")
+    b("INSERT INTO s VALUES ('b')")
+    a("INSERT INTO s VALUES ('c')")
+    assert sorted(a("SELECT v FROM s")) == sorted([*made, ("b",), ("c",)])
+    a("ROLLBACK")
 
 
 def test_more_than_twenty_waiters_for_a_standard_table_are_refused(account: Account) -> None:

@@ -175,7 +175,7 @@ def from_ast(node: exp.DataType, mapping: str) -> DataType:
 
 
 def from_value(value: Any) -> DataType | None:
-    """The type of a bound value; None where it is NULL."""
+    """The type of a bound value or of one of a result; None where it is NULL."""
     if isinstance(value, bool):
         return BOOLEAN
     if isinstance(value, int):
@@ -195,6 +195,8 @@ def from_value(value: Any) -> DataType | None:
         return TIME
     if isinstance(value, bytes | bytearray):
         return BINARY
+    if isinstance(value, dict):
+        return TZ
     return None if value is None else TEXT
 
 

@@ -72,7 +72,7 @@ def _owning(context: Context, info: TableInfo) -> Iterator[tuple[Engine, Connect
     deadline = context.account.clock.monotonic() + seconds
     try:
         if shared and not info.hybrid:
-            locks.lock_table(info.locked, owner, seconds, check)
+            locks.lock_table(info.locked, owner, seconds, check, engine.abort_idle)
         while True:
             with _changing(context, own=not shared) as found, locks.writing:
                 _current(*found, info)
@@ -151,7 +151,7 @@ def create_table(
         if old is not None:
             _forget(engine, connection, old)
         _take(engine, connection, info)
-        engine.committed({info.name})
+        engine.committed()
         return info
 
 
@@ -214,7 +214,7 @@ def drop_table(context: Context, info: TableInfo) -> None:
     with _owning(context, info) as (engine, connection):
         atomically(connection.cursor, lambda: _remove(engine, connection, info))
         _forget(engine, connection, info)
-        engine.committed({info.name})
+        engine.committed()
 
 
 def truncate(context: Context, info: TableInfo) -> None:
@@ -222,7 +222,7 @@ def truncate(context: Context, info: TableInfo) -> None:
     with _owning(context, info) as (engine, connection):
         statement = f"DELETE FROM {info.physical}"
         atomically(connection.cursor, lambda: _run(connection.cursor, [statement]))
-        engine.committed({info.name})
+        engine.committed()
 
 
 def _run(cursor: duckdb.DuckDBPyConnection, statements: Sequence[str]) -> None:
@@ -245,7 +245,7 @@ def alter_table(
         atomically(cursor, change)
         _forget(engine, connection, old)
         _take(engine, connection, new)
-        engine.committed({new.name})
+        engine.committed()
 
 
 def rename_table(context: Context, info: TableInfo, name: FullName) -> None:
@@ -266,7 +266,7 @@ def rename_table(context: Context, info: TableInfo, name: FullName) -> None:
         atomically(cursor, move)
         engine.index.remove(info)
         engine.index.put(new)
-        engine.committed({info.name, name})
+        engine.committed()
 
 
 def _move(cursor: duckdb.DuckDBPyConnection, info: TableInfo, new: TableInfo) -> None:
@@ -284,27 +284,24 @@ def _move(cursor: duckdb.DuckDBPyConnection, info: TableInfo, new: TableInfo) ->
 def adding(context: Context, info: TableInfo, column: ColumnInfo) -> list[str]:
     """The statements that add a column; the rows that there are get its default."""
     head = f"ALTER TABLE {info.physical}"
-    plain = replace(column, nullable=True)
-    made = [f"{head} ADD COLUMN {definitions.duck_column(plain)}"]
-    with _changing(context) as (_, connection):
-        evaluation = _evaluation(context, connection, ())
-        if column.default is not None:
-            made.append(
-                f"UPDATE {info.physical} SET {quoted(column.name)} = "
-                f"{_literal(connection, evaluation, column)}"
-            )
+    added = f"{head} ADD COLUMN {definitions.duck_column(replace(column, nullable=True))}"
+    changed = f"{head} ALTER COLUMN {quoted(column.name)}"
+    made = [added]
+    if column.default is not None:
+        # Not by an UPDATE, after which DuckDB refuses NOT NULL. Later rows get it by translation.
+        with _changing(context) as (_, connection):
+            literal = _literal(connection, _evaluation(context, connection, ()), column)
+        made = [f"{added} DEFAULT {literal}", f"{changed} DROP DEFAULT"]
     if not column.nullable:
-        made.append(f"{head} ALTER COLUMN {quoted(column.name)} SET NOT NULL")
+        made.append(f"{changed} SET NOT NULL")
     return made
 
 
 def _literal(connection: Connection, evaluation: Evaluation, column: ColumnInfo) -> str:
-    """A default with its values put in."""
+    """The value of a default, the same when DuckDB's log is read once more."""
     sql, parameters = translate_expression(
         str(column.default), evaluation.environment(), column.type
     )
-    if not parameters:
-        return sql
     value = connection.value(f"SELECT CAST(({sql}) AS VARCHAR)", evaluation.values(parameters))
     return "NULL" if value is None else "'" + str(value).replace("'", "''") + "'"
 

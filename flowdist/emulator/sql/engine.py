@@ -57,7 +57,9 @@ _OUTDATED = (duckdb.CatalogException, duckdb.BinderException, duckdb.Transaction
 REQUESTS_KEPT = 6 * 3600.0
 """How long it is remembered what a request has done, in seconds."""
 IDLE = 300.0
-"""How long a transaction that has written hybrid tables may do nothing, in seconds."""
+"""How long a transaction may do nothing that has written hybrid tables, or that others wait for, in
+seconds.
+"""
 REMEMBERED = 2000
 """How many translations are kept."""
 
@@ -74,8 +76,6 @@ class Engine:
         self.locks = Locks(clock)
         self.commits = 0
         """How many transactions have committed: a snapshot with an earlier number is stale."""
-        self.changed: dict[FullName, int] = {}
-        """The number of the last commit that has changed a table."""
         self.changing = threading.RLock()
         """Held while tables come, change or go."""
         self._lock = threading.Lock()
@@ -129,7 +129,8 @@ class Engine:
                 return
             connection.lock.acquire()
         try:
-            self._abort_if_idle(connection)
+            if connection.transaction is not None and connection.transaction.hybrid:
+                self._abort_if_idle(connection)
             yield connection
         finally:
             if connection.transaction is not None:
@@ -368,14 +369,16 @@ class Engine:
                         self._note(connection.cursor, request_id, Kind.TCL, [], [])
                     connection.cursor.execute(word)
                     if word == "COMMIT":
-                        self.committed(transaction.tables())
+                        self.committed()
         except duckdb.Error as error:
             raise from_duckdb(error) from None
         finally:
             self.locks.release(transaction)
 
     def abort_idle(self, owners: set[Owner]) -> None:
-        """Abort those of the transactions whose sessions have done nothing for too long."""
+        """Abort those of the transactions, for which others wait, whose sessions have done nothing
+        for too long: their clients may be gone.
+        """
         with self._lock:
             found = [c for c in self._connections.values() if c.transaction in owners]
         for connection in found:
@@ -387,17 +390,16 @@ class Engine:
 
     def _abort_if_idle(self, connection: Connection) -> None:
         transaction = connection.transaction
-        if transaction is None or not transaction.hybrid:
+        if transaction is None:
             return
         if self.clock.monotonic() - transaction.touched >= IDLE:
             connection.aborted = True
             self._end(connection, "ROLLBACK")
 
-    def committed(self, tables: set[FullName]) -> None:
+    def committed(self) -> None:
         """Note that tables have changed."""
         with self._lock:
             self.commits += 1
-            self.changed.update(dict.fromkeys(tables, self.commits))
 
     def open_transactions(self) -> list[tuple[int, Transaction]]:
         """The explicit transactions, each with the id of its session."""
@@ -499,7 +501,7 @@ class Engine:
                 raise from_duckdb(error) from None
             for info in gone:
                 self.index.remove(info)
-            self.committed({info.name for info in gone})
+            self.committed()
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection of its own, to be closed by who asked for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -20,7 +21,7 @@ from flowdist.emulator.types import BOOLEAN, FIXED, LTZ, REAL, TEXT, VARIANT, Da
 if TYPE_CHECKING:
     from flowdist.emulator.sql.binder import Binder
 
-__all__ = ["Expressions", "column", "escaped", "expressions_of", "literal"]
+__all__ = ["Expressions", "as_text", "column", "escaped", "expressions_of", "literal"]
 
 _COMPARISONS = (
     exp.EQ,
@@ -531,9 +532,21 @@ def literal(value: Any) -> exp.Expr:
         made = template(str(value) if not isinstance(value, float) else repr(value), type=found)
         made.meta["literal"] = value
         return template("({0})", made, type=found) if value < 0 else made
-    made = template(escaped(_quoted(str(value))), type=found if isinstance(value, str) else TEXT)
-    made.meta["literal"] = str(value)
+    text = as_text(value)
+    made = template(escaped(_quoted(text)), type=found if isinstance(value, str) else TEXT)
+    made.meta["literal"] = text
     return made if isinstance(value, str) or found is None else to.cast(made, found)
+
+
+def as_text(value: Any) -> str:
+    """A value as a cast of text reads it; a TIMESTAMP_TZ is a dict, as in results."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return str(value["t"].astimezone(timezone(timedelta(minutes=value["o"]))))
+    return str(value)
 
 
 def column(name: str, table: str | None) -> exp.Column:

@@ -122,6 +122,9 @@ def _datediff(visit: Expressions, given: Nodes, node: exp.Expr) -> exp.Expr:
         a, b = to.cast(a, target), to.cast(b, target)
     if word.startswith(("EPOCH", "DAYOF")):
         raise unsupported(node.sql("snowflake"))
+    if word == "WEEK":  # Mondays in between, where DuckDB counts whole weeks
+        days = "date_diff('day', date_trunc('week', {0}), date_trunc('week', {1}))"
+        return template(f"({days} // 7)", a, b, type=FIXED)
     factor = ""
     if word == "NANOSECOND":
         word, factor = "MICROSECOND", " * 1000"

@@ -137,9 +137,16 @@ class Locks:
     # -- tables
 
     def lock_table(
-        self, table: Locked, owner: Owner, seconds: float, check: Callable[[], None]
+        self,
+        table: Locked,
+        owner: Owner,
+        seconds: float,
+        check: Callable[[], None],
+        abort_idle: Callable[[set[Owner]], None],
     ) -> None:
-        """Lock a standard table; SqlError 625 where too many wait, or when the time is over."""
+        """Lock a standard table; SqlError 625 where too many wait, or when the time is over. Who
+        holds it is handed to `abort_idle`, now and then.
+        """
         deadline = self.clock.monotonic() + seconds
         with self._changed:
             if self._tables.setdefault(table, owner) is owner:
@@ -152,11 +159,20 @@ class Locks:
                     f"{MOST_WAITERS} statements limit.",
                 )
             self._queue[table] = self._queue.get(table, 0) + 1
-            try:
-                while self._tables.setdefault(table, owner) is not owner:
-                    self._wait({self._tables[table]}, owner, deadline, seconds, table, check)
-            finally:
+        try:
+            while (holder := self._take(table, owner)) is not owner:
+                abort_idle({holder})
+                with self._changed:
+                    if self._tables.get(table) is holder:
+                        self._wait({holder}, owner, deadline, seconds, table, check)
+        finally:
+            with self._changed:
                 self._queue[table] -= 1
+
+    def _take(self, table: Locked, owner: Owner) -> Owner:
+        """Lock a table if that is free; who holds it then."""
+        with self._changed:
+            return self._tables.setdefault(table, owner)
 
     # -- waiting
 

@@ -163,7 +163,7 @@ class Runner:
         transaction = self.connection.transaction
         if transaction is None or transaction.snapshot is None:
             return result_of(*self.connection.fetch(plan.sql, values), plan.outputs)
-        if not transaction.pinned and transaction.snapshot != self.engine.commits:
+        if transaction.snapshot != self.engine.commits:
             self._renew(transaction)
         try:
             return result_of(*self.connection.fetch(plan.sql, values), plan.outputs)

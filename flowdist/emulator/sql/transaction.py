@@ -7,9 +7,9 @@ statement that comes after another's commit the DuckDB transaction is rolled bac
 the same rows on top of what is committed by then. The locks of `locks.py`, which stay, keep others
 off these rows meanwhile. A failed statement is undone the same way.
 
-An UPDATE, DELETE or MERGE of a standard table is noted as the statement itself. From then on reads
-keep the snapshot, and a write gets a new one only if its table has changed since; then the
-statement runs again and sees rows that others have added meanwhile, which Snowflake's would not.
+Rows that are gone from a hybrid table are known by their keys, those of a standard table by all
+that is in them: of equal rows it does not matter which ones go. No statement ever runs again, since
+that would also change rows that others have added after it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from flowdist.emulator.names import FullName, quoted
+from flowdist.emulator.names import quoted
 from flowdist.emulator.sql.locks import Owner
 from flowdist.emulator.sql.tables import TableInfo
 
-__all__ = ["Rerun", "Transaction", "Written"]
+__all__ = ["Transaction", "Written"]
 
 _ids = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class Written:
-    """Rows that a transaction has put into a table, in place of those with keys in ``removed``."""
+    """Rows that a transaction has put into a table, in place of those in ``removed``: the keys of a
+    hybrid table's, or whole rows.
+    """
 
     table: TableInfo
     rows: pa.Table | None = None
@@ -45,10 +46,24 @@ class Written:
         name = self.table.physical
         if self.removed is not None and self.removed.num_rows:
             keys = ", ".join(quoted(c) for c in self.removed.column_names)
-            sql = f'DELETE FROM {name} WHERE ({keys}) IN (SELECT ({keys}) FROM "$rows")'
-            _with_rows(cursor, self.removed, sql)
+            found = f'({keys}) IN (SELECT ({keys}) FROM "$rows")'
+            if not self.table.hybrid:
+                found = _EQUAL.format(table=name)
+            _with_rows(cursor, self.removed, f"DELETE FROM {name} WHERE {found}")
         if self.rows is not None and self.rows.num_rows:
             _with_rows(cursor, self.rows, f'INSERT INTO {name} SELECT * FROM "$rows"')
+
+
+_EQUAL = """rowid IN (
+  SELECT id FROM (
+    SELECT "$old".rowid AS id, gone.n, row_number() OVER (PARTITION BY gone.kind) AS number
+    FROM {table} AS "$old" JOIN (
+      SELECT "$rows" AS content, count(*) AS n, row_number() OVER () AS kind
+      FROM "$rows" GROUP BY 1
+    ) AS gone ON "$old" IS NOT DISTINCT FROM gone.content
+  ) WHERE number <= n
+)"""
+"""As many rows of a table as there are of each content."""
 
 
 def _with_rows(cursor: duckdb.DuckDBPyConnection, rows: pa.Table, sql: str) -> None:
@@ -59,18 +74,6 @@ def _with_rows(cursor: duckdb.DuckDBPyConnection, rows: pa.Table, sql: str) -> N
         # Refused after an error; the next to come are put in their place.
         with contextlib.suppress(duckdb.TransactionException):
             cursor.unregister("$rows")
-
-
-@dataclass(frozen=True)
-class Rerun:
-    """A statement that has changed a standard table."""
-
-    table: TableInfo
-    run: Callable[[], Any]
-
-    def apply(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        """Do it again."""
-        self.run()
 
 
 @dataclass(eq=False)
@@ -90,12 +93,7 @@ class Transaction(Owner):
     snapshot: int | None = None
     touched: float = 0.0
     """When its last statement ended, on the monotonic clock."""
-    entries: list[Written | Rerun] = field(default_factory=list)
-
-    @property
-    def pinned(self) -> bool:
-        """Whether reads keep the snapshot."""
-        return any(isinstance(entry, Rerun) for entry in self.entries)
+    entries: list[Written] = field(default_factory=list)
 
     @property
     def hybrid(self) -> bool:
@@ -106,10 +104,6 @@ class Transaction(Owner):
     def written(self) -> list[TableInfo]:
         """The tables of its entries."""
         return [entry.table for entry in self.entries]
-
-    def tables(self) -> set[FullName]:
-        """What it has changed."""
-        return {table.name for table in self.written}
 
     def renew(self, cursor: duckdb.DuckDBPyConnection, commits: int) -> None:
         """A new DuckDB transaction on what is committed now, with all that is written on top."""

@@ -38,8 +38,9 @@ class Plan:
     """What DuckDB has to run, and what the engine has to know about it.
 
     ``target`` is the table that DML changes, by ``kind``; ``outputs`` are the columns of a query.
-    ``affected`` is a query of the keys of the rows of a hybrid table that an UPDATE or DELETE
-    would change, with the same parameters.
+    ``affected`` is a query of the rows that an UPDATE, DELETE or MERGE would change or remove, with
+    the same parameters, each with its rowid as ``$id``; of a hybrid table it gives their keys, and
+    there is none for a MERGE.
     """
 
     sql: str
@@ -389,14 +390,17 @@ class Statement:
         return f" WHERE {duck(self.visit(clause.this, scope))}"
 
     def affected(self, info: TableInfo, name: str, sources: str, where: str) -> str:
-        """The keys of the rows that a statement would change: the primary and the unique ones."""
+        """A query of the rows that a statement would change: of a hybrid table the primary and the
+        unique keys.
+        """
+        alias = _identifier(name)
+        more = f", {sources}" if sources else ""
         if not info.hybrid:
-            return ""
+            return _rows_of(info, name, f"{info.physical} AS {alias}{more}{where}")
         unique = [c for one in info.constraints if one.kind == "UNIQUE" for c in one.columns]
         columns = dict.fromkeys([*info.primary_key, *unique])
-        keys = ", ".join(f"{_identifier(name)}.{_identifier(c)}" for c in columns)
-        more = f", {sources}" if sources else ""
-        return f"SELECT {keys} FROM {info.physical} AS {_identifier(name)}{more}{where}"
+        keys = ", ".join(f"{alias}.{_identifier(c)}" for c in columns)
+        return f"SELECT {keys} FROM {info.physical} AS {alias}{more}{where}"
 
     # -- MERGE, TRUNCATE
 
@@ -429,12 +433,16 @@ class Statement:
             for when, head in zip(given, heads, strict=True)
             if when.args.get("matched")
         ]
-        joined = _twice(info, name, f"{duck(item)} ON {on}", branches) if branches else ""
+        source_text = f"{duck(item)} ON {on}"
+        joined = _twice(info, name, source_text, branches) if branches else ""
+        affected = _merged_into(info, name, source_text, branches) if branches else ""
         return _plan(
             self.binder,
             text,
             Kind.MERGE,
             target=info,
+            affected="" if info.hybrid else affected,
+            affected_parameters=count,
             actions=actions,
             joined=joined,
             joined_parameters=count,
@@ -496,6 +504,23 @@ class Statement:
         cells += [to.store(self.default(column), column.type) for column in rest]
         all_names = ", ".join(_identifier(c.name) for c in [*columns, *rest])
         return f"INSERT ({all_names}) VALUES ({', '.join(duck(cell) for cell in cells)})"
+
+
+def _rows_of(info: TableInfo, name: str, matches: str) -> str:
+    """The rows of a table that are among some matches of its rows."""
+    alias = _identifier(name)
+    return (
+        f'SELECT {alias}.*, {alias}.rowid AS "$id" FROM {info.physical} AS {alias} '
+        f"WHERE {alias}.rowid IN (SELECT {alias}.rowid FROM {matches})"
+    )
+
+
+def _merged_into(info: TableInfo, name: str, source: str, branches: list[str]) -> str:
+    matches = (
+        f"{info.physical} AS {_identifier(name)} JOIN {source} "
+        f"WHERE CASE {' '.join(branches)} END IS NOT NULL"
+    )
+    return _rows_of(info, name, matches)
 
 
 def _joined(info: TableInfo, name: str, sources: str, where: str) -> str:

@@ -17,9 +17,9 @@ from flowdist.emulator.result import Kind, Result
 from flowdist.emulator.sql.connection import Connection
 from flowdist.emulator.sql.failures import from_duckdb, is_conflict, is_duplicate
 from flowdist.emulator.sql.locks import Key, Owner, inserting
-from flowdist.emulator.sql.running import counts, registered
+from flowdist.emulator.sql.running import counts
 from flowdist.emulator.sql.tables import TableInfo
-from flowdist.emulator.sql.transaction import Rerun, Transaction, Written
+from flowdist.emulator.sql.transaction import Transaction, Written
 from flowdist.emulator.sql.translate import Plan
 
 if TYPE_CHECKING:
@@ -108,42 +108,52 @@ class Writer:
 
     def _locked(self) -> Result:
         seconds = float(self.context.session.parameter("LOCK_TIMEOUT"))
+        check, abort_idle = self.context.query.check, self.engine.abort_idle
         if not self.table.temporary:
-            self.locks.lock_table(self.table.locked, self.owner, seconds, self.context.query.check)
-        if self.transaction is not None:
-            return self._rerunnable(self.transaction)
-        try:
-            return self._alone()
-        finally:
-            self.locks.release(self.owner)
-
-    def _rerunnable(self, transaction: Transaction) -> Result:
-        self._fresh(transaction)
-        with self._undone(transaction):
-            result = execute(self.connection, self.plan, self.values)
-        transaction.entries.append(Rerun(self.table, self._again))
-        return result
-
-    def _again(self) -> None:
-        with registered(self.connection.cursor, self.plan):
-            execute(self.connection, self.plan, self.values)
+            self.locks.lock_table(self.table.locked, self.owner, seconds, check, abort_idle)
+        return self._standard()
 
     def _inserted(self) -> Result:
         if not self.table.temporary:
             self.locks.hold(self.table.locked, [inserting(self.owner)], self.owner)
+        return self._standard()
+
+    def _standard(self) -> Result:
         if self.transaction is not None:
-            return self._appended(self.transaction)
+            return self._remembered(self.transaction)
         try:
             return self._alone()
         finally:
             self.locks.release(self.owner)
 
-    def _appended(self, transaction: Transaction) -> Result:
+    def _remembered(self, transaction: Transaction) -> Result:
+        """Run as part of a transaction, and note the rows."""
         self._fresh(transaction)
         with self._undone(transaction):
-            rows, _ = self.connection.fetch(f"{self.plan.sql} RETURNING *", self.values)
-        transaction.entries.append(Written(self.table, _ordered(self.table, rows)))
-        return _counted(Kind.INSERT, rows.num_rows)
+            removed = self._removed()
+            rows, result = self._returning()
+            if self.plan.kind is Kind.UPDATE and removed is not None:
+                rows = self._changed(rows, removed)
+        gone = None if removed is None else _ordered(self.table, removed)
+        transaction.entries.append(Written(self.table, self._kept(rows), gone))
+        return result
+
+    def _removed(self) -> pa.Table | None:
+        """The rows that are about to be changed or to go; those that an overwrite replaces go."""
+        if self.plan.overwrite:
+            rows, _ = self.connection.fetch(f"DELETE FROM {self.table.physical} RETURNING *")
+            return rows
+        return self._affected() if self.plan.affected else None
+
+    def _changed(self, rows: pa.Table, removed: pa.Table) -> pa.Table:
+        """What an UPDATE has made of the `removed` rows; DuckDB returns a row once for each row of
+        the sources that matches it.
+        """
+        if rows.num_rows == removed.num_rows:
+            return rows
+        ids = removed.column("$id").to_pylist()
+        sql = f"SELECT * FROM {self.table.physical} WHERE rowid IN (SELECT unnest(?))"
+        return self.connection.fetch(sql, [ids])[0]
 
     # -- statements that are transactions of their own
 
@@ -175,22 +185,16 @@ class Writer:
                 with contextlib.suppress(duckdb.Error):
                     cursor.execute("ROLLBACK")
             raise
-        self.engine.committed({self.table.name})
+        self.engine.committed()
         return result
 
     # -- transactions
 
     def _fresh(self, transaction: Transaction) -> None:
-        """A snapshot that has all that is committed, as far as the statement needs it."""
-        commits = self.engine.commits
-        if transaction.snapshot == commits:
-            return
-        if transaction.snapshot is not None and transaction.pinned:
-            changed = self.engine.changed.get(self.table.name, 0)
-            if changed <= transaction.snapshot:
-                return
-        with self.locks.writing:
-            transaction.renew(self.connection.cursor, self.engine.commits)
+        """A snapshot that has all that is committed."""
+        if transaction.snapshot != self.engine.commits:
+            with self.locks.writing:
+                transaction.renew(self.connection.cursor, self.engine.commits)
 
     @contextlib.contextmanager
     def _undone(self, transaction: Transaction) -> Iterator[None]:
@@ -225,7 +229,7 @@ class Writer:
             self._fresh(self.transaction)
         contended = self.locks.contended(self.table.locked, self.owner)
         if contended and self.plan.affected:
-            blockers = self.locks.holders(self.table.locked, self._affected(), self.owner)
+            blockers = self.locks.holders(self.table.locked, self._own_keys(), self.owner)
             if blockers:
                 return blockers
         try:
@@ -242,10 +246,15 @@ class Writer:
                 raise
             return blockers
 
-    def _affected(self) -> list[Key]:
-        """The rows that an UPDATE or DELETE would change, as locks name them."""
+    def _affected(self) -> pa.Table:
+        """What `Plan.affected` gives."""
         values = self.values[: self.plan.affected_parameters]
         rows, _ = self.connection.fetch(self.plan.affected, values)
+        return rows
+
+    def _own_keys(self) -> list[Key]:
+        """The rows that an UPDATE or DELETE would change, as locks name them."""
+        rows = self._affected()
         return [("", key) for key in _tuples(rows.select(list(self.table.primary_key)))]
 
     def _in_the_way(self, error: duckdb.Error) -> set[Owner]:
@@ -294,15 +303,14 @@ class Writer:
             with contextlib.suppress(duckdb.Error):
                 cursor.execute("ROLLBACK")
             raise
-        self.engine.committed({self.table.name})
+        self.engine.committed()
         return result
 
     def _noted(self, transaction: Transaction) -> Result | set[Owner]:
         """Run as part of a transaction: lock the rows, and note them."""
         old = None
         if self.plan.changes_key:
-            values = self.values[: self.plan.affected_parameters]
-            old, _ = self.connection.fetch(self.plan.affected, values)
+            old = self._affected()
         rows, result = self._returning()
         keys = self._keys(rows) + (self._keys(old) if old is not None else [])
         blockers = self.locks.holders(self.table.locked, keys, self.owner)
@@ -313,14 +321,17 @@ class Writer:
         removed = rows.select(list(self.table.primary_key))
         if old is not None:
             removed = pa.concat_tables([removed, old.select(removed.column_names)])
-        kept = None if self.plan.kind is Kind.DELETE else rows
+        transaction.entries.append(Written(self.table, self._kept(rows), removed))
+        return result
+
+    def _kept(self, rows: pa.Table) -> pa.Table | None:
+        """Those of the rows that have changed which are there afterwards."""
+        if self.plan.kind is Kind.DELETE:
+            return None
         if self.plan.kind is Kind.MERGE:
             deleted = pc.equal(rows.column("merge_action"), "DELETE")
-            kept = rows.filter(pc.invert(deleted))
-        if kept is not None:
-            kept = _ordered(self.table, kept)
-        transaction.entries.append(Written(self.table, kept, removed))
-        return result
+            rows = rows.filter(pc.invert(deleted))
+        return _ordered(self.table, rows)
 
     def _returning(self) -> tuple[pa.Table, Result]:
         """Run, and get the rows that have changed."""
