@@ -34,6 +34,7 @@ from flowdist.emulator.faults import Faults
 from flowdist.emulator.history import History
 from flowdist.emulator.queries import Queries, Query, new_query_id
 from flowdist.emulator.result import Kind, Result, Transfer, message
+from flowdist.emulator.server.detached import Detached
 from flowdist.emulator.server.tokens import Tokens
 from flowdist.emulator.session import Session
 from flowdist.emulator.sql.engine import Engine
@@ -106,6 +107,7 @@ class Account:
         self.images = Images(self)
         self.compute = Compute(self)
         self.tasks = TaskScheduler(self)
+        self.detached = Detached(self)
         self._parts = (
             self.faults,
             self.access,
@@ -115,6 +117,7 @@ class Account:
             self.images,
             self.compute,
             self.tasks,
+            self.detached,
         )
         bootstrap(self)
 

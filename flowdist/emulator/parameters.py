@@ -112,7 +112,7 @@ def _table(*parameters: Parameter) -> dict[str, Parameter]:
 _IDLE, _FIXED = Effect.IDLE, Effect.FIXED
 
 SESSION: dict[str, Parameter] = _table(
-    Parameter("ABORT_DETACHED_QUERY", False, "Abort queries whose client has disappeared."),
+    Parameter("ABORT_DETACHED_QUERY", False, "Abort queries whose client has disappeared.", _FIXED),
     Parameter("AUTOCOMMIT", True, "Whether a statement commits by itself."),
     Parameter("AUTOCOMMIT_API_SUPPORTED", True, "Whether clients may set AUTOCOMMIT.", _FIXED),
     Parameter("BINARY_INPUT_FORMAT", "HEX", "Input format for binary.", _FIXED),
@@ -221,7 +221,9 @@ SESSION: dict[str, Parameter] = _table(
     Parameter("TIMEZONE", "America/Los_Angeles", "Time zone of the session."),
     Parameter("TIME_INPUT_FORMAT", "AUTO", "Input format for time.", _FIXED),
     Parameter("TIME_OUTPUT_FORMAT", "HH24:MI:SS", "Display format for time."),
-    Parameter("TRANSACTION_ABORT_ON_ERROR", False, "Whether an error rolls back a transaction."),
+    Parameter(
+        "TRANSACTION_ABORT_ON_ERROR", False, "Whether an error rolls back a transaction.", _FIXED
+    ),
     Parameter("TRACE_LEVEL", "OFF", "Which trace events are kept.", _IDLE),
     Parameter(
         "TRANSACTION_DEFAULT_ISOLATION_LEVEL",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,7 +16,8 @@ from flowdist.emulator.result import Result, Transfer
 __all__ = ["Queries", "Query", "State"]
 
 KEPT = 20_000
-"""How many finished queries are remembered."""
+"""How many queries are remembered; those that ended first are forgotten first, and none that runs.
+"""
 
 RESULT_BYTES = 1_000_000_000
 """How much the results and texts of remembered queries may take in memory; those of the oldest are
@@ -93,6 +94,8 @@ class Queries:
         self._by_id: OrderedDict[str, Query] = OrderedDict()
         self._by_request: dict[tuple[int, str], Query] = {}
         """By session, too: what one may ask again says nothing to another."""
+        self._ended: deque[str] = deque()
+        """Those that have ended, the first one first."""
         self._sizes: OrderedDict[str, int] = OrderedDict()
         """How many bytes those take that have ended and are not forgotten; oldest first."""
         self._bytes = 0
@@ -108,8 +111,8 @@ class Queries:
             self._by_id[query.id] = query
             if query.request_id:
                 self._by_request[key] = query
-            while len(self._by_id) > KEPT and next(iter(self._by_id.values())).state.ended:
-                _, old = self._by_id.popitem(last=False)
+            while len(self._by_id) > KEPT and self._ended:
+                old = self._by_id.pop(self._ended.popleft())
                 self._by_request.pop((old.session_id, old.request_id), None)
                 self._bytes -= self._sizes.pop(old.id, 0)
             return query
@@ -128,6 +131,8 @@ class Queries:
             else:
                 query.state = State.ABORTED if query.stop.is_set() else State.FAILED
             query.sql, query.text = "", query.text[:LONGEST_TEXT]
+            if not query.done.is_set():
+                self._ended.append(query.id)
             self._account_for(query)
             query.done.set()
             waiting, query.on_done = query.on_done, []

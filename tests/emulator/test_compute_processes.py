@@ -12,7 +12,7 @@ import pytest
 from fuse_fixture import fuse as fuse
 
 from flowdist.emulator.account import Account
-from flowdist.emulator.compute import logs
+from flowdist.emulator.compute import logs, observed
 from flowdist.emulator.compute.processes import isolation
 from flowdist.emulator.errors import SqlError
 from flowdist.emulator.names import FullName
@@ -147,6 +147,20 @@ def test_a_long_log_is_read_as_far_back_as_it_is_asked_for(
     events = TABLES["SNOWFLAKE.TELEMETRY.EVENTS"](place.context()).rows()
     texts = [json.loads(row[11]) for row in events if row[8] == "LOG"]
     assert texts == [*(f"line {i}" for i in range(1, 5_001)), "end"]
+
+
+def test_of_many_lines_the_event_table_has_the_newest(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observed, "MOST_BYTES", 3 * observed.ENTRY_BYTES + 20)
+    place.job("seq -f 'line %.0f' 100; sleep 0.05; echo one; sleep 0.05; echo two")
+    place.sql("DROP SERVICE j")
+    place.job("sleep 0.05; echo three")
+    events = TABLES["SNOWFLAKE.TELEMETRY.EVENTS"](place.context()).rows()
+    texts = [json.loads(row[11]) for row in events if row[8] == "LOG"]
+    assert texts == ["one", "two", "three"]
+    rows = TABLES["!SPCS_GET_LOGS"](place.context(), "j").rows()
+    assert [row[3] for row in rows] == ["three"]
 
 
 @pytest.mark.skipif(bool(isolation()), reason="containers have no file system of their own here")

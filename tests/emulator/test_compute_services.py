@@ -145,6 +145,41 @@ $$"""
     assert roles == ["ALL_ENDPOINTS_USAGE", "READER"]
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"snapshotOnDelete": True}, "blockConfig.snapshotOnDelete: true of volume data"),
+        (
+            {"initialContents": {"fromSnapshot": "s"}},
+            "blockConfig.initialContents.fromSnapshot of volume data",
+        ),
+        ({"snapshotOnDelete": False, "iops": 3000}, None),
+    ],
+)
+def test_snapshots_of_block_volumes_are_refused(
+    lab: Lab, more: dict[str, object], words: str | None
+) -> None:
+    volume = {"name": "data", "source": "block", "size": "1Gi", "blockConfig": more}
+    container = {"name": "main", "image": "/flowdist/public/repo/wait:1"}
+    text = json.dumps({"spec": {"containers": [container], "volumes": [volume]}})
+    create = f"CREATE SERVICE s IN COMPUTE POOL p FROM SPECIFICATION $${text}$$"
+    if words is None:
+        lab.sql(create)
+        return
+    with pytest.raises(SqlError, match=f"not supported by the emulator: {words}"):
+        lab.sql(create)
+
+
+def test_policies_that_scale_a_service_are_refused(lab: Lab) -> None:
+    text = """$$
+spec:
+  containers: [{name: main, image: "/flowdist/public/repo/wait:1"}]
+  resourceManagement: {autoScalingPolicies: {}}
+$$"""
+    with pytest.raises(SqlError, match=r"not supported by the emulator: .*autoScaling"):
+        lab.sql(f"CREATE SERVICE s IN COMPUTE POOL p FROM SPECIFICATION {text}")
+
+
 def test_block_volumes_make_a_drop_ask_for_force(lab: Lab) -> None:
     text = """$$
 spec:
@@ -214,6 +249,21 @@ def test_the_token_is_written_anew_every_few_minutes(lab: Lab) -> None:
     lab.tick()
     lab.tick()
     assert not home.exists()
+
+
+def test_the_token_of_a_new_job_outlives_a_dropped_one_of_the_same_name(lab: Lab) -> None:
+    lab.runtime.obeys = 4.0
+    lab.job()
+    lab.tick()
+    lab.sql("DROP SERVICE j")
+    lab.job()
+    lab.tick()
+    homes = (lab.directory / "services").glob("*/0/_session/main/token")
+    old, new = [(home / "token").read_text() for home in sorted(homes)]
+    lab.tick(5.0)
+    assert lab.account.tokens.login_of(new).user == "J"
+    with pytest.raises(SqlError, match="Invalid OAuth access token"):
+        lab.account.tokens.login_of(old)
 
 
 def test_a_container_is_ready_when_its_probe_is_answered(lab: Lab) -> None:

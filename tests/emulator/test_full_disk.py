@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,34 @@ def test_a_statement_that_cannot_be_written_changes_nothing(account: Account) ->
 
     assert [(row["name"], row["comment"]) for row in run("SHOW STAGES")] == [("OLD", "before")]
     run("CREATE STAGE new")
+
+
+def test_an_upload_that_is_written_in_part_is_not_acknowledged(tmp_path: Path) -> None:
+    # A disk that fills up takes a part of the last write without an error, as this limit does.
+    program = """
+import asyncio, resource, signal, sys
+from pathlib import Path
+from flowdist.emulator.server import objects
+
+class Request:
+    headers = {}
+    async def stream(self):
+        yield bytes(700_000)
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+try:
+    print(asyncio.run(objects._receive(Request(), Path(sys.argv[1]))))
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "upload")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "File too large\n"
 
 
 def test_an_upload_that_finds_no_room_fails_and_leaves_nothing(

@@ -10,7 +10,7 @@ import pytest
 from asking import As
 
 from flowdist.clock import ManualClock
-from flowdist.emulator import history
+from flowdist.emulator import history, queries
 from flowdist.emulator.account import Account
 from flowdist.emulator.statements import TABLES, Context
 
@@ -105,6 +105,20 @@ def test_the_file_is_bounded(ask: As, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(10):
         ask("USE SCHEMA public")
     assert len(ask.account.history.ended()) == 5
+
+
+def test_ended_statements_are_forgotten_while_an_older_one_runs(
+    account: Account, ask: As, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, _ = account.query(ask.session, "SELECT 1")
+    monkeypatch.setattr(queries, "KEPT", 5)
+    for _ in range(10):
+        ask("USE SCHEMA public")
+    kept = account.queries.all()
+    assert (len(kept), kept[0]) == (5, running)
+    account.queries.finish(running, None, None)
+    ask("USE SCHEMA public")
+    assert account.queries.find(running.id) is running  # it has ended last
 
 
 def test_account_usage_is_for_those_with_imported_privileges(account: Account, ask: As) -> None:

@@ -47,6 +47,8 @@ def test_set_and_unset(ask: As) -> None:
         (f"QUERY_TAG = '{'x' * 2001}'", 1008, "'QUERY_TAG'"),
         # It would change answers, and nothing here does it.
         ("WEEK_START = 1", 2, "not supported by the emulator: WEEK_START = 1"),
+        ("TRANSACTION_ABORT_ON_ERROR = TRUE", 2, "TRANSACTION_ABORT_ON_ERROR = true"),
+        ("ABORT_DETACHED_QUERY = TRUE", 2, "ABORT_DETACHED_QUERY = true"),
     ],
 )
 def test_settings_that_are_refused(ask: As, setting: str, errno: int, words: str) -> None:
@@ -93,6 +95,15 @@ def test_variables(ask: As) -> None:
     ask("UNSET n")
     ask("UNSET (name, flag)")
     assert ask("SHOW VARIABLES") == []
+
+
+def test_a_variable_with_a_time_zone_is_shown_with_it(ask: As) -> None:
+    ask("SET seen = (SELECT '2024-01-01 10:00:00 +02:00'::TIMESTAMP_TZ)")
+
+    (row,) = ask("SHOW VARIABLES LIKE 'seen'")
+
+    assert (row["value"], row["type"]) == ("2024-01-01 10:00:00+02:00", "timestamp_tz")
+    assert ask("SELECT GETVARIABLE('SEEN') AS v") == [{"V": row["value"]}]
 
 
 def test_variables_from_expressions(ask: As) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowdist.emulator.account import Account
 from flowdist.emulator.errors import SqlError
+from flowdist.emulator.statements import SCALARS, Context
 from flowdist.emulator.tasks.values import Row, Variable, bind
 from tests.emulator.task_lab import Lab
 
@@ -122,6 +124,53 @@ def test_statements_made_of_text(lab: Lab) -> None:
     assert returned(lab, block) == 1
     assert returned(lab, "EXECUTE IMMEDIATE $$BEGIN RETURN 5; END$$") == 5
     assert returned(lab, "EXECUTE IMMEDIATE 'SELECT ? + 1' USING (4)") == 5
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "BEGIN INSERT INTO n VALUES (1); SELECT TEST$END(); INSERT INTO n VALUES (2); END",
+        "BEGIN FOR i IN 1 TO 2 DO INSERT INTO n VALUES (:i); SELECT TEST$END(); END FOR; END",
+        """BEGIN
+          FOR i IN 1 TO 2 DO INSERT INTO n SELECT COUNT(*) + 1 FROM n; SELECT TEST$END(); END FOR;
+        END""",
+        """BEGIN
+          EXECUTE IMMEDIATE 'BEGIN INSERT INTO n SELECT COUNT(*) + 1 FROM n; END';
+          EXECUTE IMMEDIATE 'BEGIN INSERT INTO n SELECT COUNT(*) + 1 FROM n; END';
+          SELECT TEST$END();
+        END""",
+        """BEGIN
+          IF ((SELECT COUNT(*) FROM n) = 0) THEN INSERT INTO n VALUES (1); END IF;
+          SELECT TEST$END();
+          INSERT INTO n VALUES (2);
+        END""",
+        """BEGIN
+          BEGIN TRANSACTION; INSERT INTO n VALUES (1); COMMIT;
+          SELECT TEST$END();
+          INSERT INTO n VALUES (2);
+        END""",
+    ],
+)
+def test_a_block_that_comes_again_after_a_crash_does_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: str
+) -> None:
+    def end(context: Context) -> int:
+        raise SqlError(1, "00000", "the server ends here")
+
+    monkeypatch.setitem(SCALARS, "TEST$END", end)
+    rows: list[Any] = []
+    for _ in range(2):
+        account = Account(tmp_path / "account")
+        lab = Lab(account)
+        lab.sql("CREATE TABLE IF NOT EXISTS n (a INT)")
+        query, _ = account.query(lab.session, block, "the request")
+        account.run(lab.session, query)
+        rows = lab.sql("SELECT a FROM n ORDER BY a")
+        assert not account.engine.in_transaction(lab.session)
+        account.close()
+        monkeypatch.setitem(SCALARS, "TEST$END", lambda context: 1)
+    assert query.error is None
+    assert rows == [(1,), (2,)]
 
 
 def test_errors_are_handled_by_name(lab: Lab) -> None:

@@ -18,7 +18,9 @@ from wire_canned import Canned, canned
 
 from flowdist.emulator import queries
 from flowdist.emulator.account import Account
+from flowdist.emulator.server.detached import Detached
 from flowdist.emulator.session import Session
+from flowdist.emulator.statements import SCALARS
 
 SUBMIT = "/queries/v1/query-request?requestId="
 JSON = {"parameters": {"PYTHON_CONNECTOR_QUERY_RESULT_FORMAT": "JSON"}}
@@ -366,3 +368,63 @@ def test_a_commit_that_was_done_is_answered_again_after_a_crash(tmp_path: Path) 
     assert count["data"]["rowset"] == [["1"]]
     end()
     account.close()
+
+
+def test_who_did_not_wait_for_a_statement_is_told_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setitem(SCALARS, "TEST$HANG", lambda context: release.wait(30))
+    statements = {
+        "interrupted": "INSERT INTO flowdist.public.t SELECT 1 WHERE TEST$HANG()",
+        "done": "INSERT INTO flowdist.public.t VALUES (2), (3)",
+        "ended": "SELECT 1",
+        "failed": "SELECT * FROM nothing",
+    }
+    account = Account(tmp_path / "account")
+    server, end = served(account)
+    client = Client(server)
+    client.submit("CREATE TABLE flowdist.public.t (id INT)", "0")
+    # DML is known to be done although its end was not written down any more.
+    write = Detached._ended
+    monkeypatch.setattr(
+        Detached, "_ended", lambda self, query: "VALUES" in query.text or write(self, query)
+    )
+    ids = {}
+    for name, sql in statements.items():
+        ids[name] = client.submit(sql, name, asyncExec=True)["data"]["queryId"]
+        if name != "interrupted":
+            client.get(f"/queries/{ids[name]}/result")
+    end()
+    account.close()
+
+    account = Account(tmp_path / "account")
+    client.server, end = served(account)
+    found = {name: client.get(f"/monitoring/queries/{ids[name]}") for name in ids}
+    replies = {name: client.get(f"/queries/{ids[name]}/result") for name in ids}
+    again = client.submit("INSERT INTO flowdist.public.t VALUES (4)", "interrupted")
+    end()
+    account.close()
+    release.set()
+
+    assert {name: answer["data"]["queries"][0]["status"] for name, answer in found.items()} == {
+        "interrupted": "FAILED_WITH_ERROR",
+        "done": "SUCCESS",
+        "ended": "SUCCESS",
+        "failed": "FAILED_WITH_ERROR",
+    }
+    assert "the emulator was ended while this statement ran" in replies["interrupted"]["message"]
+    assert replies["done"]["data"]["rowset"] == [["2"]]
+    assert "NOTHING" in replies["failed"]["message"]
+    assert replies["ended"]["code"] == "000612"
+    assert again["success"]
+
+
+def test_a_statement_that_cannot_be_noted_fails(client: Client) -> None:
+    client.server.account.detached.close()
+
+    replies = [client.submit("select count", "1", asyncExec=True) for _ in range(2)]
+    query = replies[1]["data"]["queryId"]
+
+    assert replies[0]["code"] == "000603"
+    assert client.get(f"/queries/{query}/result")["code"] == "000603"

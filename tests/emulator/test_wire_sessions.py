@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +264,50 @@ def test_a_transaction_that_the_server_took_with_it_cannot_go_on(tmp_path: Path)
 
     assert failed.value.sqlstate == "40000"
     assert rows == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "'2024-02-03 04:05:06.5 +05:30'::TIMESTAMP_TZ",
+        "'2024-02-03 04:05:06 +00:00'::TIMESTAMP_TZ",
+        "'2024-02-03 04:05:06.5'::TIMESTAMP_NTZ",
+        "'2024-02-03'::DATE",
+        "'04:05:06'::TIME",
+        "TO_BINARY('ab01')",
+        "1.50",
+        "PARSE_JSON('[1]')",
+        "NULL",
+    ],
+)
+def test_a_variable_of_any_type_outlives_the_server(tmp_path: Path, value: str) -> None:
+    answers = []
+    account = Account(tmp_path / "account")
+    session = account.open_session("FLOWDIST", "FLOWDIST_ROLE", warehouse="FLOWDIST_WH")
+    account.tokens.issue(session)
+    (expected,) = account.execute(session, f"SELECT {value}").rows()
+    account.execute(session, f"SET x = (SELECT {value})")
+    for _ in range(2):
+        account.tokens.save(session)
+        answers += account.execute(session, "SELECT $x").rows()
+        account.close()
+        account = Account(tmp_path / "account")
+        session = account.sessions[session.id]
+    account.close()
+
+    assert answers == [expected] * 2
+
+
+def test_a_session_that_cannot_be_read_is_no_more(tmp_path: Path) -> None:
+    account = Account(tmp_path / "account")
+    lost, kept = (account.open_session("FLOWDIST", "FLOWDIST_ROLE") for _ in range(2))
+    pair = account.tokens.issue(lost)
+    account.tokens.issue(kept)
+    account.close()
+    with closing(sqlite3.connect(tmp_path / "account" / "tokens.sqlite")) as file, file:
+        file.execute("UPDATE sessions SET json = '{}' WHERE id = ?", (lost.id,))
+
+    account = Account(tmp_path / "account")
+    assert list(account.sessions) == [kept.id]
+    assert errno_of(account.tokens.session_of, pair.session_token) == 390111
+    account.close()

@@ -49,7 +49,7 @@ def answer(account: Account, service: Service, query: Query, timeout: float) -> 
 
 def asked(query: Query, timeout: float) -> dict[str, Any] | None:
     """What a job remembers of a statement; None where no client can ask for it again, as for one
-    within a script or the body of a task.
+    in the body of a task.
     """
     if not query.request_id:
         return None

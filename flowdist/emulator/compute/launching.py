@@ -157,6 +157,7 @@ class Launcher:
                     service.database,
                     service.schema,
                     service.warehouse,
+                    service.id,
                 )
                 self._tokens[service.id] = token, now
             return token
@@ -165,7 +166,7 @@ class Launcher:
         """Make the tokens of a service worthless."""
         with self._lock:
             self._tokens.pop(service.id, None)
-        self._account.tokens.revoke_service(str(service.full_name))
+        self._account.tokens.revoke_service(str(service.full_name), service.id)
 
     def refresh(self, service: Service, instance: Instance) -> None:
         """Write the token of an instance anew where it is a few minutes old."""

@@ -2,19 +2,21 @@
 
 The event table has a row for every change of a status and for every line that a container has
 printed. The lines are read from the containers' logs when the table is queried, as far back as they
-are asked for; logs are kept until 30 days after a service is dropped. Snowflake records changes of
-statuses only where LOG_EVENT_LEVEL says so; the emulator always does, and without a delay.
+are asked for, and of very many only the newest; logs are kept until 30 days after a service is
+dropped. Snowflake records changes of statuses only where LOG_EVENT_LEVEL says so; the emulator
+always does, and without a delay.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,10 @@ SEVERITIES = {"TRACE": 1, "DEBUG": 5, "INFO": 9, "WARN": 13, "ERROR": 17, "FATAL
 """OpenTelemetry's numbers."""
 LONGEST_LINE = 16_384
 """Bytes of a line of a log that the event table takes."""
+MOST_BYTES = 200_000_000
+"""How much of the logs a query of the event table has in memory: the newest lines of all."""
+ENTRY_BYTES = 1000
+"""About what a line takes there besides its text."""
 LOCAL_LOG_BYTES = 100_000
 """What SYSTEM$GET_SERVICE_LOGS gives at the most: 100 KB."""
 
@@ -75,14 +81,46 @@ def events(
 def logged(
     account: Account, services: Iterable[Service], since: float = 0.0, until: float = math.inf
 ) -> list[Entry]:
-    """The lines of some services' containers within a time, newest first."""
-    found = [
-        entry
-        for service in services
-        for entry in _of_logs(account, service, since)
-        if since <= entry.time <= until
-    ]
-    return sorted(found, key=lambda entry: entry.time, reverse=True)
+    """The lines of some services' containers within a time, newest first; of many the newest, as
+    many as `MOST_BYTES` hold.
+    """
+    newest = _Newest(MOST_BYTES)
+    # The latest first: of what is older than the newest lines nothing has to be read then.
+    for service in sorted(services, key=lambda service: service.created, reverse=True):
+        for path, streams, resource in _exported(account, service):
+            for line in logs.newest_first(path):
+                if line.time < max(since, newest.since):
+                    break
+                if line.stream in streams:
+                    entry = _of_line(line, resource)
+                    if since <= entry.time <= until:
+                        newest.add(entry, ENTRY_BYTES + len(line.text))
+    return newest.entries()
+
+
+class _Newest:
+    """The newest entries, as many as have room: those from the time ``since`` on."""
+
+    def __init__(self, room: int) -> None:
+        self.since = 0.0
+        self._room = room
+        self._heap: list[tuple[float, int, int, Entry]] = []
+        self._count = itertools.count()
+
+    def add(self, entry: Entry, size: int) -> None:
+        """Take an entry of that many bytes; what is oldest goes where there is no room."""
+        if entry.time < self.since:
+            return
+        # Of entries of one moment those that came first are the newer lines.
+        heapq.heappush(self._heap, (entry.time, -next(self._count), size, entry))
+        self._room -= size
+        while self._room < 0:
+            self.since, _, freed, _ = heapq.heappop(self._heap)
+            self._room += freed
+
+    def entries(self) -> list[Entry]:
+        """What there is, newest first."""
+        return [entry for *_, entry in sorted(self._heap, reverse=True)]
 
 
 def _of_event(account: Account, service: Service, event: Event) -> Entry:
@@ -100,23 +138,24 @@ def _of_event(account: Account, service: Service, event: Event) -> Entry:
     )
 
 
-def _of_logs(account: Account, service: Service, since: float) -> Iterator[Entry]:
-    """The lines of all containers of a service, of every run, as far as they are exported; of a
-    container newest first.
+def _exported(
+    account: Account, service: Service
+) -> Iterator[tuple[Path, tuple[str, ...], dict[str, Any]]]:
+    """The log of every run of every container of a service, which of its streams go to the event
+    table, and what their lines are of.
     """
     exporters = service.revision.model.spec.log_exporters
     level = "INFO" if exporters is None else exporters.event_table_config.log_level
     if level == "NONE" or (service.log_level or "").upper() == "OFF":
         return
+    streams = ("stdout", "stderr") if level == "INFO" else ("stderr",)
     for number, name, run, path in _runs(account, service):
         instance = service.instances.get(number)
         node = None if instance is None else instance.node
         resource = _resource(account, service, number, name, node)
         mark = hashlib.sha256(f"{service.id}/{number}/{name}/{run}".encode()).hexdigest()[:6]
         resource["snow.service.container.run.id"] = mark
-        for line in takewhile(lambda line: line.time >= since, logs.newest_first(path)):
-            if level == "INFO" or line.stream == "stderr":
-                yield _of_line(line, resource)
+        yield path, streams, resource
 
 
 def _runs(account: Account, service: Service) -> Iterator[tuple[int, str, int, Path]]:

@@ -106,8 +106,17 @@ def new_revision(
 
 
 def _check_kind(model: Specification, job: bool) -> None:
-    if job and model.spec.resource_management is not None:
-        raise invalid_spec("spec.resourceManagement is for long-running services, not for jobs")
+    """SqlError for what a service of that kind cannot have, there or here."""
+    if model.spec.resource_management is not None:
+        if job:
+            raise invalid_spec("spec.resourceManagement is for long-running services, not for jobs")
+        raise unsupported("spec.resourceManagement.autoScalingPolicies")
+    for volume in model.spec.volumes:
+        block = volume.block_config
+        if block is not None and block.initial_contents is not None:
+            raise unsupported(f"blockConfig.initialContents.fromSnapshot of volume {volume.name}")
+        if block is not None and block.snapshot_on_delete:
+            raise unsupported(f"blockConfig.snapshotOnDelete: true of volume {volume.name}")
     if model.capabilities is not None:
         context = model.capabilities.security_context
         if context.execute_as_caller:

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flowdist.emulator import statements
-from flowdist.emulator.errors import SqlError
-from flowdist.emulator.parameters import SESSION
+from flowdist.emulator.errors import SqlError, unsupported
+from flowdist.emulator.parameters import SESSION, Effect
 from flowdist.emulator.queries import Query
 from flowdist.emulator.server.binds import read_binds
 from flowdist.emulator.server.describe import describe
@@ -226,7 +226,7 @@ class _Queries:
         session = session_of(self._account, request)
         body = await json_body(request)
         text = self._account.files.resent.meant(session.id, str(body.get("sqlText") or ""))
-        parameters = _upper(body.get("parameters"))
+        parameters = _statement_parameters(session, body.get("parameters"))
         binds = self._binds(body)
         if body.get("describeOnly"):
             return await self._describe(session, text, binds)
@@ -236,8 +236,11 @@ class _Queries:
             return await self._answer(query, session, _base(request))
         if new:
             self._prepare(query, parameters)
+            if detached:
+                self._account.detached.note(query)
             job = Job(session, query, _base(request), wanted=not detached)
-            self._runner.start(job, binds, _count(parameters), _timeout(session, parameters))
+            timeout = _timeout(self._account, session, parameters)
+            self._runner.start(job, binds, _count(parameters), timeout)
             if not detached:
                 reply = await self._runner.reply(job)
                 job.wanted = False
@@ -295,7 +298,7 @@ class _Queries:
 
     async def _describe(self, session: Session, text: str, binds: Sequence[Any]) -> Response:
         query, _ = self._account.query(session, text)
-        context = statements.Context(self._account, session, query)
+        context = statements.Context(self._account, session, query, describing=True)
         try:
             found = await self._runner.in_thread(describe, context, binds)
         except SqlError as error:
@@ -329,8 +332,29 @@ def _base(request: Request) -> str:
     return f"http://{request.headers.get('host', '')}"
 
 
-def _upper(parameters: Any) -> dict[str, Any]:
-    return {str(k).upper(): v for k, v in (parameters or {}).items()}
+_OF_STATEMENTS = (
+    "MULTI_STATEMENT_COUNT",
+    "PYTHON_CONNECTOR_QUERY_RESULT_FORMAT",
+    "QUERY_TAG",
+    "STATEMENT_TIMEOUT_IN_SECONDS",
+)
+"""The parameters that a request may set for its statement alone."""
+
+
+def _statement_parameters(session: Session, given: Any) -> dict[str, Any]:
+    """What a request sets for its statement; SqlError for what is not as in the session and would
+    have no effect.
+    """
+    found = {str(k).upper(): v for k, v in (given or {}).items() if v is not None}
+    for name, value in found.items():
+        known = SESSION.get(name)
+        if known is None:
+            raise unsupported(f"{name} = {value} for one statement")
+        if name in _OF_STATEMENTS or known.effect is Effect.IDLE:
+            continue
+        if known.read(value) != session.parameter(name):
+            raise unsupported(f"{name} = {value} for one statement; ALTER SESSION sets it")
+    return found
 
 
 def _count(parameters: dict[str, Any]) -> int | None:
@@ -339,9 +363,14 @@ def _count(parameters: dict[str, Any]) -> int | None:
     return None if given is None else int(given)
 
 
-def _timeout(session: Session, parameters: dict[str, Any]) -> float:
-    """How many seconds a statement may take."""
-    name = "STATEMENT_TIMEOUT_IN_SECONDS"
-    given = parameters.get(name)
-    seconds = SESSION[name].read(given) if given is not None else session.parameter(name)
-    return float(seconds or SESSION[name].most or 0)
+def _timeout(account: Account, session: Session, parameters: dict[str, Any]) -> float:
+    """How many seconds a statement may take: what it says itself, or its session, and no more than
+    its warehouse allows.
+    """
+    known = SESSION["STATEMENT_TIMEOUT_IN_SECONDS"]
+    given = parameters.get(known.name)
+    seconds = [known.read(given) if given is not None else session.parameter(known.name)]
+    warehouse = account.catalog.find("warehouse", (str(session.warehouse),))
+    if warehouse is not None:
+        seconds.append(warehouse.data["parameters"].get(known.name, 0))
+    return float(min((s for s in seconds if s), default=known.most or 0))

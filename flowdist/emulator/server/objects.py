@@ -284,7 +284,7 @@ async def _receive(request: Request, target: Path) -> str:
         file.write(waiting)
         waiting.clear()
 
-    with target.open("wb", buffering=0) as file:
+    with target.open("wb") as file:  # buffered: a raw file may write less than it is given
         async for piece in _body(request):
             waiting += piece
             if len(waiting) >= PIECE:

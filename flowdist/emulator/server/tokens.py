@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import secrets
 import sqlite3
 import threading
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from flowdist.emulator.account import Account
 
 __all__ = ["Login", "Pair", "Tokens"]
+
+_log = logging.getLogger(__name__)
 
 SESSION_SECONDS = 3600
 """As in Snowflake; the client renews the token with the master token."""
@@ -57,7 +60,8 @@ class Pair:
 class Login:
     """Who may sign in with a token, and what the session then has; None leaves it to the user.
 
-    ``name`` is that of a programmatic access token.
+    ``name`` is that of a programmatic access token; ``service_id`` tells a service from one that
+    had the same name.
     """
 
     user: str
@@ -67,6 +71,7 @@ class Login:
     warehouse: str | None = None
     service: str | None = None
     name: str = ""
+    service_id: int = 0
 
 
 @dataclass
@@ -177,11 +182,13 @@ class Tokens:
         database: str | None = None,
         schema: str | None = None,
         warehouse: str | None = None,
+        service_id: int = 0,
     ) -> str:
         """A token with which the containers of a service may sign in, for an hour; `service` is
         its full name.
         """
-        login = Login(service.rsplit(".", 1)[-1], role, database, schema, warehouse, service)
+        user = service.rsplit(".", 1)[-1]
+        login = Login(user, role, database, schema, warehouse, service, service_id=service_id)
         return self._give("service", login, SERVICE_SECONDS)
 
     def login_of(self, token: str) -> Login:
@@ -195,11 +202,18 @@ class Tokens:
             raise SqlError(390318, "08001", "OAuth access token expired.")
         return found.login
 
-    def revoke_service(self, service: str) -> None:
-        """No container of a service may sign in with the tokens that it was given."""
+    def revoke_service(self, service: str, service_id: int = 0) -> None:
+        """No container of a service may sign in with the tokens that it was given; those of a
+        later one of the same name still may.
+        """
         with self._lock:
             self._forget(
-                [h for h, t in self._tokens.items() if t.login and t.login.service == service]
+                [
+                    key
+                    for key, token in self._tokens.items()
+                    if token.login
+                    and (token.login.service, token.login.service_id) == (service, service_id)
+                ]
             )
 
     def names_of(self, user: str) -> set[str]:
@@ -305,9 +319,14 @@ class Tokens:
             values = json.loads(text)
             login = values.pop("login")
             self._tokens[key] = _Token(**values, login=Login(**login) if login else None)
-        for identity, text in self._file.execute("SELECT id, json FROM sessions"):
+        for identity, text in self._file.execute("SELECT id, json FROM sessions").fetchall():
+            try:
+                session, in_transaction = _read_session(identity, text)
+            except (KeyError, TypeError, ValueError) as error:
+                _log.warning("session %d is lost: %s", identity, type(error).__name__)
+                self._file.execute("DELETE FROM sessions WHERE id = ?", (identity,))
+                continue
             self._saved[identity] = text
-            session, in_transaction = _read_session(identity, text)
             self._account.sessions[identity] = session
             if in_transaction:
                 self._lost.add(identity)
@@ -345,7 +364,9 @@ def _written(session: Session, in_transaction: bool) -> str:
     return json.dumps({**values, "in_transaction": in_transaction}, default=_marked)
 
 
-def _marked(value: Any) -> dict[str, str]:
+def _marked(value: Any) -> dict[str, str] | str:
+    if type(value) not in _KINDS:
+        return str(value)
     name, _ = _KINDS[type(value)]
     if isinstance(value, bytes):
         return {name: value.hex()}
@@ -355,6 +376,8 @@ def _marked(value: Any) -> dict[str, str]:
 def _unmarked(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
+    if len(value) > 1:  # a TIMESTAMP_TZ, as results have it
+        return {name: _unmarked(one) for name, one in value.items()}
     ((name, text),) = value.items()
     return dict(_KINDS.values())[name](text)
 

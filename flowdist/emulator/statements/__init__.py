@@ -16,6 +16,7 @@ before the ``!``, as it was written, for its first argument.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -45,11 +46,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Context:
-    """What a statement runs in."""
+    """What a statement runs in, or is described in: then nothing may change, or be waited for."""
 
     account: Account
     session: Session
     query: Query
+    describing: bool = False
 
 
 Handler = Callable[[Context, Parser], Result | Transfer]
@@ -89,14 +91,26 @@ def statement(*words: str) -> Callable[[Handler], Handler]:
     return register
 
 
-def scalar(name: str) -> Callable[[Scalar], Scalar]:
-    """Register a function that SQL may call by this upper-case name."""
+def scalar(name: str, *, acts: bool = False) -> Callable[[Scalar], Scalar]:
+    """Register a function that SQL may call by this upper-case name.
+
+    One that `acts`, that is changes something or waits, has to return text: where its statement is
+    only described it is not called, and the text is empty.
+    """
 
     def register(function: Scalar) -> Scalar:
-        SCALARS[name] = function
+        SCALARS[name] = _unless_described(function) if acts else function
         return function
 
     return register
+
+
+def _unless_described(function: Scalar) -> Scalar:
+    @functools.wraps(function)
+    def call(context: Context, *arguments: Any) -> Any:
+        return "" if context.describing else function(context, *arguments)
+
+    return call
 
 
 def table(name: str) -> Callable[[Table], Table]:

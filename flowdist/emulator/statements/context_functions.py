@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from flowdist.emulator.errors import SqlError, compilation_error, insufficient_privileges
 from flowdist.emulator.queries import Query
+from flowdist.emulator.sql.expressions import as_text
 from flowdist.emulator.statements import Context, scalar
 
 __all__ = ["CONTEXT_VERSION"]
@@ -169,9 +170,7 @@ def last_query_id(context: Context, number: int = -1) -> str | None:
 def getvariable(context: Context, name: str) -> str | None:
     """A session variable as text; its name is compared as it is written."""
     value = context.session.variables.get(name)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return None if value is None else str(value)
+    return None if value is None else as_text(value)
 
 
 UNITS = {"DAYS": 86400, "HOURS": 3600, "MINUTES": 60, "SECONDS": 1, "MILLISECONDS": 0.001}
@@ -179,7 +178,7 @@ LOOK = 0.25
 """How often a statement that waits looks at the clock, in seconds."""
 
 
-@scalar("SYSTEM$WAIT")
+@scalar("SYSTEM$WAIT", acts=True)
 def wait(context: Context, amount: float, unit: str = "SECONDS") -> str:
     """Wait for so many DAYS, HOURS, MINUTES, SECONDS or MILLISECONDS."""
     seconds = UNITS.get(str(unit).upper())
@@ -204,7 +203,7 @@ def _may_stop(context: Context, query: Query) -> bool:
     return warehouse is not None and access.can(session, "OPERATE", warehouse)
 
 
-@scalar("SYSTEM$CANCEL_QUERY")
+@scalar("SYSTEM$CANCEL_QUERY", acts=True)
 def cancel_query(context: Context, query_id: str) -> str:
     """Abort a query of this user, or of a warehouse that the role may operate."""
     query = context.account.queries.find(str(query_id))
@@ -216,7 +215,7 @@ def cancel_query(context: Context, query_id: str) -> str:
     return f"query [{query_id}] terminated."
 
 
-@scalar("SYSTEM$CANCEL_ALL_QUERIES")
+@scalar("SYSTEM$CANCEL_ALL_QUERIES", acts=True)
 def cancel_all_queries(context: Context, session_id: int) -> str:
     """Abort what runs in a session."""
     running = [
@@ -233,7 +232,7 @@ def cancel_all_queries(context: Context, session_id: int) -> str:
     return f"{len(running)} queries cancelled."
 
 
-@scalar("SYSTEM$ABORT_SESSION")
+@scalar("SYSTEM$ABORT_SESSION", acts=True)
 def abort_session(context: Context, session_id: int) -> str:
     """End a session of this user, with what runs in it."""
     found = context.account.sessions.get(int(session_id))

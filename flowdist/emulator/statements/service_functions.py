@@ -63,7 +63,7 @@ def _verb(context: Context) -> str:
 # -- waiting and cancelling
 
 
-@scalar("!SPCS_WAIT_FOR")
+@scalar("!SPCS_WAIT_FOR", acts=True)
 def wait_for(context: Context, name: str, status: str, seconds: Any) -> str:
     """Wait for a status; an error with the current one where it is not reached in time, or can
     never be reached.
@@ -90,7 +90,7 @@ def wait_for(context: Context, name: str, status: str, seconds: Any) -> str:
     )
 
 
-@scalar("SYSTEM$WAIT_FOR_SERVICES")
+@scalar("SYSTEM$WAIT_FOR_SERVICES", acts=True)
 def wait_for_services(context: Context, seconds: Any, *names: str) -> str:
     """'OK' once all services run, or one has failed; an error where the time is over."""
     services = [_find(context, name, "OWNERSHIP", "MONITOR")[1] for name in names]
@@ -115,7 +115,7 @@ def _steady(service: Service) -> bool:
     return service.status in ("RUNNING", "DONE") and not upgrading
 
 
-@scalar("!SPCS_CANCEL_JOB")
+@scalar("!SPCS_CANCEL_JOB", acts=True)
 def cancel_job(context: Context, name: str) -> str:
     """Cancel a job; the text says whether there was something to cancel."""
     _, service = _find(context, name, "OPERATE", "OWNERSHIP")
@@ -126,7 +126,7 @@ def cancel_job(context: Context, name: str) -> str:
     return f"Job {service.name} is already in a terminal state: {service.status}."
 
 
-@scalar("SYSTEM$CANCEL_JOB")
+@scalar("SYSTEM$CANCEL_JOB", acts=True)
 def system_cancel_job(context: Context, name: str) -> str:
     """The same as a system function."""
     return str(cancel_job(context, name))
@@ -135,7 +135,7 @@ def system_cancel_job(context: Context, name: str) -> str:
 # -- state and logs
 
 
-@scalar("SYSTEM$GET_SERVICE_STATUS")
+@scalar("SYSTEM$GET_SERVICE_STATUS", acts=True)
 def service_status(context: Context, name: str, seconds: Any = 0) -> str:
     """JSON with an object for each container; `seconds` to wait until none is pending."""
     _, service = _find(context, name, "OWNERSHIP", "MONITOR")

@@ -11,6 +11,7 @@ from flowdist.emulator.errors import SqlError, compilation_error, does_not_exist
 from flowdist.emulator.names import FullName
 from flowdist.emulator.parameters import ACCOUNT, OBJECT, SESSION, Parameter, invalid_property
 from flowdist.emulator.result import Kind, Result, message, rows
+from flowdist.emulator.sql.expressions import as_text
 from flowdist.emulator.sql.lexer import Lexeme
 from flowdist.emulator.sql.parser import Parser
 from flowdist.emulator.statements import Context, statement
@@ -300,7 +301,8 @@ def show_variables(context: Context, parse: Parser) -> Result:
         if pattern is None or like(name, pattern):
             made_at, changed_at = session.variable_times.get(name, (None, None))
             times = moment(made_at), moment(changed_at)
-            made.append((session.id, *times, name, _shown(value), _type(value), ""))
+            text = None if value is None else as_text(value)
+            made.append((session.id, *times, name, text, _type(value), ""))
     return rows(
         (
             ("session_id", FIXED),
@@ -315,12 +317,6 @@ def show_variables(context: Context, parse: Parser) -> Result:
     )
 
 
-def _shown(value: Any) -> str | None:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return None if value is None else str(value)
-
-
 def _type(value: Any) -> str:
     for kinds, name in (
         (bool, "boolean"),
@@ -330,6 +326,7 @@ def _type(value: Any) -> str:
         (date, "date"),
         (time, "time"),
         (bytes, "binary"),
+        (dict, "timestamp_tz"),
     ):
         if isinstance(value, kinds):
             return name

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flowdist.emulator.errors import SqlError, compilation_error, does_not_exist
+from flowdist.emulator.errors import SqlError, compilation_error, does_not_exist, unsupported
 from flowdist.emulator.grants import Table
 from flowdist.emulator.names import FullName, quoted, shown
 from flowdist.emulator.result import Result, message
 from flowdist.emulator.sql import ddl, definitions
 from flowdist.emulator.sql.datatypes import read_type
-from flowdist.emulator.sql.parser import Parser
+from flowdist.emulator.sql.parser import Parser, Reader
 from flowdist.emulator.sql.tables import ColumnInfo, TableInfo
 from flowdist.emulator.statements import Context, statement
 from flowdist.emulator.statements.creating import already_there, replacing
@@ -86,14 +86,29 @@ def free(
 
 # -- CREATE TABLE
 
-_OPTIONS = {"COMMENT": Parser.text}
-_IGNORED = {
-    "DATA_RETENTION_TIME_IN_DAYS": Parser.integer,
-    "MAX_DATA_EXTENSION_TIME_IN_DAYS": Parser.integer,
-    "CHANGE_TRACKING": Parser.boolean,
-    "ENABLE_SCHEMA_EVOLUTION": Parser.boolean,
+
+def _only(name: str, default: int | bool) -> Reader:
+    """A reader of a property that has no effect here, so that only its default is taken."""
+
+    def read(parse: Parser) -> int | bool:
+        value = parse.boolean() if isinstance(default, bool) else parse.integer()
+        if value != default:
+            raise unsupported(f"{name} = {str(value).upper()}")
+        return value
+
+    return read
+
+
+_DEFAULTS: dict[str, int | bool] = {
+    "DATA_RETENTION_TIME_IN_DAYS": 1,
+    "MAX_DATA_EXTENSION_TIME_IN_DAYS": 14,
+    "CHANGE_TRACKING": False,
+    "ENABLE_SCHEMA_EVOLUTION": False,
 }
-"""Properties that say nothing here: there is no Time Travel, and nothing to see of the others."""
+_OPTIONS: dict[str, Reader] = {
+    "COMMENT": Parser.text,
+    **{name: _only(name, default) for name, default in _DEFAULTS.items()},
+}
 
 
 @statement("CREATE", "TABLE")
@@ -142,7 +157,7 @@ def _create(context: Context, parse: Parser, hybrid: bool) -> Result:
         info = _like(context, parse, info)
     elif parse.word() in ("CLONE", "USING", "BACKUP", "FROM"):
         raise parse.unsupported()
-    options = parse.properties({**_OPTIONS, **_IGNORED})
+    options = parse.properties(_OPTIONS)
     info = replace(info, comment=options.get("COMMENT", ""))
     query = parse.rest() if parse.accept("AS") else ""
     if not query:
@@ -253,7 +268,7 @@ def _alter(context: Context, parse: Parser, info: TableInfo) -> None:
         context.account.access.require_create(context.session, "TABLE", target)
         return ddl.rename_table(context, info, target)
     if parse.accept("SET"):
-        options = parse.properties({**_OPTIONS, **_IGNORED})
+        options = parse.properties(_OPTIONS)
         if not options or not parse.ended:
             raise parse.unsupported()
         return ddl.alter_table(

@@ -77,7 +77,7 @@ def config(context: Context, path: str | None = None) -> str | None:
     return json.dumps(found, separators=(",", ":"), ensure_ascii=False)
 
 
-@scalar("SYSTEM$SET_RETURN_VALUE")
+@scalar("SYSTEM$SET_RETURN_VALUE", acts=True)
 def set_return_value(context: Context, value: Any) -> None:
     """Set what tasks that come after this one may ask for."""
     _, run = _current(context, "SYSTEM$SET_RETURN_VALUE")
@@ -114,7 +114,7 @@ def predecessor_value(context: Context, name: str | None = None) -> str | None:
     return graph.returned.get(name)
 
 
-@scalar("SYSTEM$TASK_DEPENDENTS_ENABLE")
+@scalar("SYSTEM$TASK_DEPENDENTS_ENABLE", acts=True)
 def enable(context: Context, name: str) -> str:
     """Resume a task and all that comes after it, what comes last first."""
     account = context.account
@@ -130,7 +130,7 @@ def enable(context: Context, name: str) -> str:
     return "true"
 
 
-@scalar("SYSTEM$USER_TASK_CANCEL_ONGOING_EXECUTIONS")
+@scalar("SYSTEM$USER_TASK_CANCEL_ONGOING_EXECUTIONS", acts=True)
 def cancel(context: Context, name: str) -> str:
     """Ask the runs of one task to end; its children are not asked."""
     account = context.account

@@ -51,7 +51,9 @@ def commit(context: Context, parse: Parser) -> Result:
     parse.accept("WORK")
     parse.end()
     engine, request_id = context.account.engine, context.query.request_id
-    if not engine.did(request_id):
+    if engine.did(request_id):
+        engine.rollback(context.session)  # what a script that came again has done once more
+    else:
         engine.commit(context.session, request_id)
     return message(DONE, Kind.TCL)
 

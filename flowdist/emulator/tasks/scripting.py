@@ -2,11 +2,16 @@
 
 Statements of a block are queries of their own, in the session of the block, as in Snowflake. An
 expression of scripting (``x + 1``, a condition) is evaluated by the engine and is no query.
+
+The client of a block whose server has ended sends it again, and it runs again from its beginning.
+So each statement has a request of its own, named by its text, its values and how often it has run:
+what it has changed before it does not change once more.
 """
 
 from __future__ import annotations
 
-from collections import ChainMap
+import hashlib
+from collections import ChainMap, Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -85,8 +90,10 @@ class _Raised(Exception):
 class _Runner:
     """One block that runs, with those nested in it."""
 
-    def __init__(self, context: statements.Context) -> None:
+    def __init__(self, context: statements.Context, runs: Counter[str] | None = None) -> None:
         self._context = context
+        self._runs: Counter[str] = Counter() if runs is None else runs
+        """How often each statement has run, those of blocks inside this one included."""
         self._scope: ChainMap[str, Any] = ChainMap()
         self._inner: Query | None = None
         self._handling: list[_Raised] = []
@@ -113,7 +120,7 @@ class _Runner:
         """Run one statement as a query of the same session; the abort of the block aborts it."""
         account, session, outer = self._context.account, self._context.session, self._context.query
         outer.check()
-        query, _ = account.query(session, sql)
+        query, new = account.query(session, sql, self._request(sql, binds))
         hook = self._stop not in outer.on_stop
         self._inner = query
         if hook:
@@ -121,7 +128,10 @@ class _Runner:
         try:
             if outer.stop.is_set():
                 account.queries.abort(query)
-            account.run(session, query, binds, count=1)
+            if new:
+                account.run(session, query, binds, count=1)
+            else:  # a job, for which a former server has waited: see compute/answers.py
+                query.done.wait()
         finally:
             self._inner = None
             if hook:
@@ -131,6 +141,15 @@ class _Runner:
         if not isinstance(query.outcome, Result):
             raise SqlError(2, "0A000", "PUT and GET are for clients only")
         return query.outcome
+
+    def _request(self, sql: str, binds: Sequence[Any]) -> str:
+        """The request of a statement; empty where that of the block is."""
+        outer = self._context.query.request_id
+        if not outer:
+            return ""
+        name = hashlib.sha256(repr((sql, *binds)).encode()).hexdigest()[:16]
+        self._runs[name] += 1
+        return f"{outer}#{name}.{self._runs[name]}"
 
     def _stop(self) -> None:
         if self._inner is not None:
@@ -364,7 +383,7 @@ class _Runner:
 
     def _immediate(self, text: str, values: Sequence[Any]) -> Result:
         if is_block(text):
-            return run_block(self._context, text)
+            return _Runner(self._context, self._runs).run(blocks.read_block(text))
         return self.statement(text, values)
 
     def _evaluate(self, sql: str, values: Sequence[Any]) -> Result:
