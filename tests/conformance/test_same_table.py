@@ -25,8 +25,8 @@ def model(draw: int, x: float) -> dict[str, object]:
     return {"score": draw / (1 + x), "parameters": {"draw": draw}}
 
 
-def total(sample: pd.DataFrame, n: int) -> dict[str, object]:
-    return {"rows": len(sample), "draws": int(sample["draw"].sum()), "n": n}
+def total(sample: pa.Table, n: int) -> dict[str, object]:
+    return {"rows": len(sample), "draws": sum(filter(None, sample["draw"].to_pylist())), "n": n}
 
 
 def make_flow() -> Flow:

@@ -35,11 +35,15 @@ def work(x: int, seed: int) -> dict[str, int]:
     return {"square": x * x, "seed": seed}
 
 
+def total(work: pa.Table) -> int:
+    return sum(work["square"].to_pylist())
+
+
 def make_flow(plan: Plan) -> Flow:
     return (
         flow(param_grid(x=range(ROWS)), seed=5)
         .stage("work", work)
-        .reduce("total", lambda work: int(work["square"].sum()))
+        .reduce("total", total)
         .distribute(plan)
     )
 
