@@ -11,7 +11,6 @@ module that serves the kind knows what is in there.
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from typing import Any
 from flowdist.clock import Clock
 from flowdist.emulator.errors import already_exists, does_not_exist
 from flowdist.emulator.names import FullName, shown
+from flowdist.emulator.sqlite import open_file
 
 __all__ = ["Catalog", "Object"]
 
@@ -65,9 +65,7 @@ class Catalog:
     def __init__(self, path: Path, clock: Clock) -> None:
         self.lock = threading.RLock()
         self._clock = clock
-        self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = NORMAL")  # enough for a killed process
+        self._file = open_file(path)
         self._file.execute("CREATE TABLE IF NOT EXISTS objects (id INTEGER PRIMARY KEY, json TEXT)")
         self._file.execute("CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, json TEXT)")
         self._objects: dict[Key, Object] = {}

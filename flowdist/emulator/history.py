@@ -19,6 +19,7 @@ from flowdist.emulator.queries import Query, State
 from flowdist.emulator.result import Result
 from flowdist.emulator.session import Session
 from flowdist.emulator.sql.parser import Parser
+from flowdist.emulator.sqlite import open_file
 
 __all__ = ["Entry", "History", "query_type"]
 
@@ -88,9 +89,7 @@ class History:
     """The statements of an account, those of earlier processes included."""
 
     def __init__(self, path: Path) -> None:
-        self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = OFF")  # the system may lose it, the process not
+        self._file = open_file(path, "OFF")
         names = [f.name for f in fields(Entry)]
         self._file.execute(
             "CREATE TABLE IF NOT EXISTS queries (number INTEGER PRIMARY KEY, "

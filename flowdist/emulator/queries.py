@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from flowdist.clock import Clock
 from flowdist.emulator.errors import SqlError, cancelled
@@ -25,6 +26,20 @@ forgotten first."""
 LONGEST_TEXT, SHORTEST_TEXT = 100_000, 1000
 """How many characters of its text a query that has ended keeps, and one whose result is forgotten;
 the first is what Snowflake's history has."""
+
+_DESCRIBED = (
+    "id",
+    "text",
+    "session_id",
+    "user",
+    "role",
+    "database",
+    "schema",
+    "warehouse",
+    "tag",
+    "request_id",
+    "started",
+)
 
 
 class State(StrEnum):
@@ -78,6 +93,10 @@ class Query:
     """JSON or ARROW where the request wants it so, rather than as the session has it."""
     bound: Result | None = None
     """The rows that are bound to it, while it runs, where there are many."""
+
+    def described(self) -> dict[str, Any]:
+        """What a later server needs to take it up: keywords of a `Query`, for JSON."""
+        return {name: getattr(self, name) for name in _DESCRIBED}
 
     def check(self) -> None:
         """Raise SqlError 604 if somebody has aborted the query."""

@@ -22,19 +22,6 @@ __all__ = ["answer", "asked", "take_up"]
 
 ASKED_AGAIN = 600.0
 """How long after the answer, in seconds, a client that did not get it may ask again."""
-_REMEMBERED = (
-    "id",
-    "text",
-    "session_id",
-    "user",
-    "role",
-    "database",
-    "schema",
-    "warehouse",
-    "tag",
-    "request_id",
-    "started",
-)
 
 
 def answer(account: Account, service: Service, query: Query, timeout: float) -> Result:
@@ -53,7 +40,7 @@ def asked(query: Query, timeout: float) -> dict[str, Any] | None:
     """
     if not query.request_id:
         return None
-    return {"query": {name: getattr(query, name) for name in _REMEMBERED}, "timeout": timeout}
+    return {"query": query.described(), "timeout": timeout}
 
 
 def take_up(account: Account) -> None:

@@ -9,7 +9,6 @@ for the history of jobs, until their time is over.
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowdist.emulator.names import FullName
+from flowdist.emulator.sqlite import open_file
 
 if TYPE_CHECKING:
     from flowdist.emulator.compute.spec import Specification
@@ -235,9 +235,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.lock = threading.RLock()
-        self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = NORMAL")  # enough for a killed process
+        self._file = open_file(path)
         for table in _TABLES.values():
             self._file.execute(
                 f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, json TEXT)"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from flowdist.emulator.errors import SqlError
 from flowdist.emulator.queries import Query
 from flowdist.emulator.server.protocol import defect
+from flowdist.emulator.sqlite import open_file
 
 if TYPE_CHECKING:
     from flowdist.emulator.account import Account
@@ -25,19 +26,6 @@ __all__ = ["Detached"]
 
 REMEMBERED = 86400.0
 """How long a client may ask after a restart, in seconds: as long as Snowflake keeps results."""
-_KEPT = (
-    "id",
-    "text",
-    "session_id",
-    "user",
-    "role",
-    "database",
-    "schema",
-    "warehouse",
-    "tag",
-    "request_id",
-    "started",
-)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS detached (id TEXT PRIMARY KEY, started REAL, json TEXT, ended TEXT);
 CREATE INDEX IF NOT EXISTS by_time ON detached (started);
@@ -58,9 +46,7 @@ class Detached:
         self._account = account
         self._lock = threading.Lock()
         path = account.directory / "detached.sqlite"
-        self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = NORMAL")  # enough for a killed process
+        self._file = open_file(path)
         self._file.executescript(_SCHEMA)
 
     def start(self) -> None:
@@ -84,7 +70,7 @@ class Detached:
         """A statement was accepted, and is about to run; sqlite3.Error where that cannot be
         written, and then it has failed.
         """
-        text = json.dumps({name: getattr(query, name) for name in _KEPT})
+        text = json.dumps(query.described())
         try:
             with self._lock:
                 self._forget_old()

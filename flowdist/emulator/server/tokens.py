@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import secrets
-import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowdist.emulator.errors import SqlError
 from flowdist.emulator.session import Session
+from flowdist.emulator.sqlite import open_file
 
 if TYPE_CHECKING:
     from flowdist.emulator.account import Account
@@ -91,9 +91,7 @@ class Tokens:
         self._account = account
         self._lock = threading.Lock()
         path = account.directory / "tokens.sqlite"
-        self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = NORMAL")  # enough for a killed process
+        self._file = open_file(path)
         self._file.executescript(_SCHEMA)
         self._tokens: dict[bytes, _Token] = {}
         self._saved: dict[int, str] = {}

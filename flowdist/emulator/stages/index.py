@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from flowdist.emulator.sqlite import open_file
 
 __all__ = ["Index", "Known"]
 
@@ -37,9 +38,7 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
-        self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = OFF")
+        self._file = open_file(path, "OFF")
         self._file.execute(
             "CREATE TABLE IF NOT EXISTS files (stage INTEGER, path TEXT, size INTEGER,"
             " changed INTEGER, md5 TEXT, meta TEXT, PRIMARY KEY (stage, path)) WITHOUT ROWID"

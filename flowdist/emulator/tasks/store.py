@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flowdist.emulator.sqlite import open_file
 from flowdist.emulator.tasks.runs import GraphRun, Member, Run, State, Version
 
 __all__ = ["Store", "carried_states"]
@@ -52,10 +53,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
-        self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._file = open_file(path)
         self._file.row_factory = sqlite3.Row
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = NORMAL")  # enough for a killed process
         self._file.executescript(_SCHEMA)
 
     def close(self) -> None:
