@@ -212,12 +212,7 @@ class Client:
         Raises:
             SnowflakeError: it was refused, or not answered however often it was tried.
         """
-
-        def read(cursor: Any) -> list[dict[str, Any]]:
-            names = [column[0].lower() for column in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-        found: list[dict[str, Any]] = self._execute(sql, binds, read, again=again)
+        found: list[dict[str, Any]] = self._execute(sql, binds, rows_of, again=again)
         return found
 
     def run(self, sql: str, binds: Sequence[Any] = (), *, again: bool = True) -> int:
@@ -330,6 +325,12 @@ class Client:
         except Error as error:
             role = str(getattr(connection, "role", "") or "")
             raise _explained(error, shown, role.strip('"')) from error
+
+
+def rows_of(cursor: Any) -> list[dict[str, Any]]:
+    """What a cursor has: rows by column, names in lower case."""
+    names = [column[0].lower() for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def words(error: Any) -> tuple[int, str]:

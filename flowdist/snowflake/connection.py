@@ -18,7 +18,7 @@ from typing import Any
 
 from flowdist.clock import Clock
 from flowdist.errors import UsageError, nearest
-from flowdist.snowflake.client import Client, SnowflakeError, words
+from flowdist.snowflake.client import Client, SnowflakeError, rows_of, words
 from flowdist.snowflake.files import Known, known_connections
 
 __all__ = [
@@ -265,8 +265,7 @@ class _Borrowed:
         self._connection = connection
         with contextlib.closing(connection.cursor()) as cursor:
             cursor.execute("SHOW PARAMETERS LIKE 'AUTOCOMMIT' IN SESSION")
-            names = [column[0].lower() for column in cursor.description]
-            found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            found = rows_of(cursor)
         if any(str(row["value"]).lower() == "false" for row in found):
             raise UsageError(
                 "the connection that was given has AUTOCOMMIT off, so that nobody else would see "

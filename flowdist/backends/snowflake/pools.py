@@ -15,7 +15,7 @@ from typing import Any
 from flowdist.backends.snowflake.plans import SpcsQueue
 from flowdist.backends.snowflake.queues import ensure_queue, queue_kind, queue_table
 from flowdist.backends.snowflake.remote import runs_place
-from flowdist.backends.snowflake.services import drop_service, is_ours
+from flowdist.backends.snowflake.services import container_rows, drop_service
 from flowdist.backends.snowflake.spec import RUNS, specification
 from flowdist.errors import BackendError, UsageError
 from flowdist.settings import user
@@ -196,12 +196,8 @@ def pool_status(client: Client, name: Name) -> PoolStatus:
     if row is None:
         raise BackendError(f"there is no pool {name}, or this role may not see it")
     label = _label(row)
-    containers = client.rows(f"SHOW SERVICE CONTAINERS IN SERVICE {name.sql}")
-    states = Counter(
-        str(row["status"]).lower()
-        for row in containers
-        if row.get("instance_id") and is_ours(row.get("container_name"))
-    )
+    containers = container_rows(client, name) or []
+    states = Counter(str(c["status"]).lower() for c in containers if c.get("instance_id"))
     work: list[Waiting] = []
     if "queue" in label:
         table = Name.parse(str(label["queue"]))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ask_reduces",
     "cancel_job",
+    "container_rows",
     "container_seen",
     "containers",
     "drop_service",
@@ -74,14 +75,14 @@ def containers(client: Client, service: Name) -> dict[int, Seen]:
     """What the containers of a job service are doing, by instance; nothing where there is no such
     service.
     """
-    return _by_instance(_shown(client, service) or (), service)
+    return _by_instance(container_rows(client, service) or (), service)
 
 
 def replicas(client: Client, service: Name, count: int) -> dict[int, Seen]:
     """How each replica of a job service is; all are lost where there is no such service."""
     from flowdist.backends.snowflake.remote import Seen
 
-    rows = _shown(client, service)
+    rows = container_rows(client, service)
     if rows is None:
         gone = f"its job service {service.sql} is gone: dropped, or too long ago to be known of"
         return dict.fromkeys(range(count), Seen(JobState.LOST, gone))
@@ -90,8 +91,8 @@ def replicas(client: Client, service: Name, count: int) -> dict[int, Seen]:
     return dict.fromkeys(range(count), other) | _by_instance(rows, service)
 
 
-def _shown(client: Client, service: Name) -> list[dict[str, Any]] | None:
-    """The containers of a job service as SHOW has them; None where there is no such service."""
+def container_rows(client: Client, service: Name) -> list[dict[str, Any]] | None:
+    """The containers of a service as SHOW has them; None where there is no such service."""
     try:
         rows = client.rows(f"SHOW SERVICE CONTAINERS IN SERVICE {service.sql}")
     except SnowflakeError as error:
