@@ -46,11 +46,10 @@ def feed(run: Run, handle: Handle, rows: Any, priority: int = 0) -> RunFiles:
     plan = Plan.from_json(run.manifest["plan"])
     _check(run, plan, handle)
     table = _same_columns(Grid.of(rows).table, run)
-    name, record = _place(run, handle, table.num_rows)
+    record = _place(run, handle, table.num_rows)
     started, intent = handle.started or {}, run.files.read_json(run.files.intent(handle.attempt))
     fed = {
         "to": run.id,
-        "record": name,
         "priority": int(priority),
         "pool": started["pool"],
         "service": started["service"],
@@ -62,13 +61,12 @@ def feed(run: Run, handle: Handle, rows: Any, priority: int = 0) -> RunFiles:
     return files
 
 
-def _place(run: Run, handle: Handle, rows: int) -> tuple[str, dict[str, Any]]:
-    """Take the next rows of the run for these: nobody else who feeds it has them, here or on
-    another machine. Returns the name of the record, and the record.
+def _place(run: Run, handle: Handle, rows: int) -> dict[str, Any]:
+    """Take the next rows of the run for these, of which nobody else who feeds it has any, here or
+    on another machine; the record of that.
     """
     backend, files = cast("SnowflakeBackend", run.backend), run.files
     while True:
-        backend.fetch(handle)
         known = [f"feeds/{name}" for name in files.store.list("feeds")]
         number = 1 + max((int(Path(name).stem) for name in known), default=0)
         record = {
@@ -80,8 +78,9 @@ def _place(run: Run, handle: Handle, rows: int) -> tuple[str, dict[str, Any]]:
         name = f"feeds/{number:04d}.json"
         with contextlib.suppress(FileExistsError):
             files.put_json(name, record)
+            # What others have fed meanwhile is here after each try, one after the other.
             if backend.share(handle, name):
-                return name, record
+                return record
 
 
 def _rows(files: RunFiles, name: str) -> int:
